@@ -1,0 +1,167 @@
+"""What the scheduler wants done. Saves are stored in one transaction; then the rest is acted upon, in order."""
+
+from __future__ import annotations
+
+import msgspec
+
+from taskpool.model import TaskError, TaskSpec
+from taskpool.wire.messages import Report
+
+
+class Extras(msgspec.Struct, array_like=True, gc=False):
+    """The rarer counts and marks of a task: one packed column, NULL while all are at their defaults."""
+
+    round: int = 0
+    crashes: int = 0
+    interruptions: int = 0
+    snoozes: int = 0
+    cancel_requested_at: int | None = None
+    cancel_reason: str = ""
+    finish_reason: str | None = None
+
+
+# ---- saves ----------------------------------------------------------------------------------------------------------
+
+
+class Insert(msgspec.Struct, gc=False):
+    """Store a new task under version 1. A Start of the same turn joins it."""
+
+    id: int
+    spec: TaskSpec
+    status: str
+    scheduled_at: int
+    created_at: int
+
+
+class Start(msgspec.Struct, gc=False):
+    """Record the start of an attempt (version → version+1, status → running), then send it to the worker as number n."""
+
+    id: int
+    version: int
+    status: str
+    attempt: int
+    worker: int
+    n: int
+    at: int
+
+
+class Closed(msgspec.Struct, gc=False):
+    """The attempt's row: how it ended. Times wall µs; duration in ns; outcome as in model.Attempt."""
+
+    attempt: int
+    worker: int
+    pid: int
+    started_at: int
+    outcome: str
+    duration_ns: int = 0
+    cpu_user_us: int = 0
+    cpu_system_us: int = 0
+    peak_rss_kib: int = 0
+    error: TaskError | None = None
+    stack: str = ""
+    output: str = ""
+
+
+class End(msgspec.Struct, gc=False):
+    """An attempt ended: running → `to`, and its row. result and codec only for a success; scheduled_at for what will run again."""
+
+    id: int
+    version: int
+    to: str
+    at: int
+    charged: int
+    closed: Closed
+    report: Report | None = None
+    error: TaskError | None = None
+    extras: Extras | None = None
+    scheduled_at: int | None = None
+
+
+class Move(msgspec.Struct, gc=False):
+    """Any other change of a task: status → to (the same for a mark such as cancel_requested_at). None leaves a field alone."""
+
+    id: int
+    version: int
+    status: str
+    to: str
+    at: int
+    charged: int | None = None
+    extras: Extras | None = None
+    error: TaskError | None = None
+    clear_error: bool = False  # a new round: error, result and finished_at become NULL
+    scheduled_at: int | None = None
+
+
+class Checkpoint(msgspec.Struct, gc=False):
+    """Store the state that a body saved."""
+
+    id: int
+    attempt: int
+    data: bytes
+
+
+Save = Insert | Start | End | Move | Checkpoint
+
+# ---- acts -----------------------------------------------------------------------------------------------------------
+
+
+class Accept(msgspec.Struct, gc=False):
+    """Tell the client that its tasks are stored."""
+
+    client: int
+    seq: int
+    ids: list[int]
+
+
+class Respond(msgspec.Struct, gc=False):
+    """Tell the client what a cancel or retry did."""
+
+    client: int
+    seq: int
+    ids: list[int]
+    refused: list[int]
+
+
+class TakeBack(msgspec.Struct, gc=False):
+    """Ask the engine which tasks above n the worker has not begun, and forbid it to begin them."""
+
+    worker: int
+    above: int
+
+
+class Signal(msgspec.Struct, gc=False):
+    """Raise Cancelled in task n of the worker; kill after grace_s."""
+
+    worker: int
+    n: int
+    grace_s: float
+
+
+class Kill(msgspec.Struct, gc=False):
+    """Kill the worker and its tree, if it still runs n (0: whatever it does). why becomes WorkerDied.why."""
+
+    worker: int
+    n: int
+    why: str
+
+
+class Spawn(msgspec.Struct, gc=False):
+    """Start a worker under that id."""
+
+    worker: int
+
+
+class Refill(msgspec.Struct, gc=False):
+    """Read up to n waiting rows of a line after that place in its order (None: from its start)."""
+
+    queue: str | None
+    after: tuple[int, int, int] | None
+    n: int
+
+
+class Halted(msgspec.Struct, gc=False):
+    """Nothing runs any more after a StopAsked: the shell may end."""
+
+
+Act = Accept | Respond | TakeBack | Signal | Kill | Spawn | Refill | Halted
+Command = Save | Act

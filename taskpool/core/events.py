@@ -1,0 +1,184 @@
+"""What can happen to the scheduler. The shell turns all that arrives into these."""
+
+from __future__ import annotations
+
+import msgspec
+
+from taskpool.model import Options, TaskError, TaskSpec
+from taskpool.wire.messages import Checkpointed, Report
+
+
+class TaskRow(msgspec.Struct, gc=False):
+    """What the scheduler needs of a stored task. rank is -priority; counts default to a task that never ran."""
+
+    id: int
+    name: str
+    queue: str
+    rank: int
+    status: str
+    version: int
+    attempt: int
+    charged: int
+    scheduled_at: int
+    created_at: int
+    options: Options
+    started_at: int | None = None
+    round: int = 0
+    crashes: int = 0
+    interruptions: int = 0
+    snoozes: int = 0
+    cancel_requested_at: int | None = None
+    cancel_reason: str = ""
+    error: TaskError | None = None
+
+
+class Opened(msgspec.Struct, tag=True):
+    """The store is open. lines: queues that have waiting tasks."""
+
+    next_id: int
+    queues: list[str]
+
+
+class Recovered(msgspec.Struct, tag=True):
+    """A task that an older epoch had running. begun: its body had begun; report: its outcome, if it was in the ring."""
+
+    row: TaskRow
+    begun: bool
+    report: Report | None = None
+
+
+class Submitted(msgspec.Struct, tag=True):
+    """A client submits tasks; options are those of specs, decoded."""
+
+    client: int
+    seq: int
+    specs: list[TaskSpec]
+    options: list[Options]
+
+
+class Reported(msgspec.Struct, tag=True):
+    """A worker ended bodies. outputs: n → tail of what it printed."""
+
+    worker: int
+    pid: int
+    reports: list[Report]
+    outputs: dict[int, str] = {}
+
+
+class Saved(msgspec.Struct, tag=True):
+    """A running body checkpointed."""
+
+    worker: int
+    checkpoint: Checkpointed
+
+
+class Passed(msgspec.Struct, tag=True):
+    """A worker passed over all it had been told to give back, up to n; it may be sent work again."""
+
+    worker: int
+    n: int
+
+
+class TakenBack(msgspec.Struct, tag=True):
+    """Tasks with a number above n will not be begun by that worker."""
+
+    worker: int
+    above: int
+
+
+class WorkerReady(msgspec.Struct, tag=True):
+    """A worker waits for its first task."""
+
+    worker: int
+    pid: int
+
+
+class WorkerFailed(msgspec.Struct, tag=True):
+    """A worker could not be started; try again later."""
+
+    worker: int
+    error: str
+
+
+class WorkerDied(msgspec.Struct, tag=True):
+    """A worker is reaped; all its records were delivered before.
+
+    begun: number of the task whose body had begun and not ended (0: none); why: who killed it (timeout, deadline, heartbeat, cancel,
+    stop, retire) or "" if it died by itself; error: the panic in words. CPU in µs.
+    """
+
+    worker: int
+    pid: int
+    begun: int
+    began_ns: int
+    why: str
+    error: TaskError
+    stack: str = ""
+    output: str = ""
+    cpu_user_us: int = 0
+    cpu_system_us: int = 0
+
+
+class CancelAsked(msgspec.Struct, tag=True):
+    """Somebody cancels tasks; rows are those that are not in memory."""
+
+    client: int
+    seq: int
+    ids: list[int]
+    rows: list[TaskRow]
+    reason: str = ""
+    grace_s: float | None = None
+    force: bool = False
+
+
+class RetryAsked(msgspec.Struct, tag=True):
+    """Somebody gives ended tasks a new round; rows as the store has them. client 0: nobody waits for the answer."""
+
+    client: int
+    seq: int
+    rows: list[TaskRow]
+    force: bool = False
+
+
+class Refilled(msgspec.Struct, tag=True):
+    """Waiting rows of a line (a queue, or None: the delayed) in its order; more: the store has further ones."""
+
+    queue: str | None
+    rows: list[TaskRow]
+    more: bool
+
+
+class Dropped(msgspec.Struct, tag=True):
+    """The store refused these tasks' writes (somebody wrote first, or the uid is taken): forget them."""
+
+    ids: list[int]
+
+
+class Dispatch(msgspec.Struct, tag=True):
+    """End of a turn's events: timers that are due, then start what can start."""
+
+
+class StopAsked(msgspec.Struct, tag=True):
+    """Begin no more. grace_s: how long bodies may go on (None: until they end, 0: not at all)."""
+
+    grace_s: float | None
+
+
+Event = (
+    Opened
+    | Recovered
+    | Submitted
+    | Reported
+    | Saved
+    | Passed
+    | TakenBack
+    | WorkerReady
+    | WorkerFailed
+    | WorkerDied
+    | CancelAsked
+    | RetryAsked
+    | Refilled
+    | Dropped
+    | Dispatch
+    | StopAsked
+)

@@ -1,0 +1,274 @@
+"""The nouns of taskpool: frozen Structs that travel, are stored, and are shown.
+
+Times ending in `_at` are wall time in integer µs, UTC; names ending in `_s` are seconds. `Status` values are stored and sent as
+plain strings.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Literal
+
+import msgspec
+
+OnInterrupt = Literal["rerun", "hold", "fail"]
+
+
+class Status(enum.StrEnum):
+    """Where a task stands. The legal moves are in `taskpool.core.lifecycle`."""
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing more happens to the task by itself."""
+        return self.value in ("succeeded", "failed", "cancelled", "interrupted")
+
+
+class Codec(enum.IntEnum):
+    """How a payload or a result is encoded."""
+
+    MSGPACK = 0  # by the handler's annotations
+    PICKLE = 1  # pickle protocol 5
+    CALL = 2  # dill of (function, args, kwargs): a callable sent by value
+    JSON = 3  # from the command line: {"args": […], "kwargs": {…}}, converted by the handler's annotations
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How often and when to try again. Intervals in seconds; maximum_attempts 0 means without limit.
+
+    jitter is the fraction of a delay that is taken off by a hash of the task and attempt (0: none). Delays: `taskpool.core.retry`.
+    """
+
+    initial_interval: float = 1.0
+    backoff_coefficient: float = 2.0
+    maximum_interval: float = 60.0
+    maximum_attempts: int = 5
+    non_retryable_error_kinds: tuple[str, ...] = ()
+    jitter: float = 0.0
+
+    def next_delay(self, attempt: int) -> float:
+        """Return the seconds to wait after the attempt-th charged attempt (0 for attempt ≤ 0); pure, without jitter."""
+        from taskpool.core.retry import next_delay
+
+        return next_delay(self, attempt)
+
+    def should_retry(self, error: TaskError, attempt: int) -> bool:
+        """Return whether a failed attempt (the attempt-th charged one) warrants another."""
+        from taskpool.core.retry import should_retry
+
+        return should_retry(self, error, attempt)
+
+
+def default_retry_policy() -> RetryPolicy:
+    """Return 5 attempts, 1 s doubling, at most 60 s."""
+    return RetryPolicy()
+
+
+def no_retry() -> RetryPolicy:
+    """Return a policy under which the first failure is final."""
+    return RetryPolicy(maximum_attempts=1)
+
+
+class TaskError(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why an attempt or a task failed. Kinds: SPEC in docs (handler, panic, timeout, …).
+
+    exception holds the pickled exception where it can be rebuilt; only the caller that owns the task ever loads it.
+    """
+
+    kind: str
+    message: str = ""
+    retryable: bool = True
+    type_name: str = ""
+    traceback: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    peak_rss_bytes: int | None = None
+    output_tail: str = ""
+    exception: bytes | None = None
+    cause: TaskError | None = None
+    backoff_s: float | None = None  # what RetryableError asked for
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        name = f"{self.type_name}: " if self.type_name else ""
+        return f"[{self.kind}] {name}{self.message}"
+
+
+class Options(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a submit may say of a task beyond its handler and arguments; travels and is stored as one packed value.
+
+    timeout_s and soft_timeout_s bound one attempt; deadline_at and expires_at are instants. max_attempts wins over retry's.
+    """
+
+    max_attempts: int | None = None
+    retry: RetryPolicy | None = None
+    timeout_s: float | None = None
+    soft_timeout_s: float | None = None
+    deadline_at: int | None = None
+    expires_at: int | None = None
+    heartbeat_timeout_s: float | None = None
+    on_interrupt: OnInterrupt = "rerun"
+    at_most_once: bool = False
+    crash_limit: int = 3
+    max_interruptions: int = 20
+    retry_on: tuple[str, ...] = ()  # qualified names of exception classes, base classes included in the match
+    no_retry_on: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    headers: dict[str, str] = {}
+    trace_ctx: dict[str, str] = {}
+    label: str = ""  # the arguments in short, for people
+
+
+class TaskSpec(msgspec.Struct, array_like=True, gc=False):
+    """One task as a client submits it. options is a packed Options (the same bytes for all tasks of one call)."""
+
+    uid: bytes
+    name: str
+    codec: int
+    payload: bytes
+    options: bytes = b""
+    queue: str = "default"
+    priority: int = 0
+    scheduled_at: int = 0  # 0: now
+    batch: str | None = None
+    item: int | None = None
+
+
+class Progress(msgspec.Struct, array_like=True, frozen=True):
+    """How far a handler says it is. done and total in units of its own; total 0 means unknown."""
+
+    done: float = 0.0
+    total: float = 0.0
+    text: str = ""
+    at: int = 0
+
+    @property
+    def fraction(self) -> float | None:
+        """Return done/total within 0..1, or None while the total is unknown."""
+        return min(1.0, max(0.0, self.done / self.total)) if self.total > 0 else None
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One run of a task on one worker; never overwritten by the next.
+
+    outcome: succeeded, failed, retrying, cancelled, returned (sent, never begun), snoozed, interrupted, stopped. CPU in seconds.
+    """
+
+    task_id: int
+    attempt: int
+    worker_id: int
+    pid: int
+    started_at: int
+    finished_at: int
+    outcome: str
+    duration_s: float = 0.0
+    cpu_user_s: float = 0.0
+    cpu_system_s: float = 0.0
+    peak_rss_bytes: int = 0
+    error: TaskError | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    stack: str = ""
+    output: str = ""
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """A task as it stands in the store: every field of it, decoded for people and programs."""
+
+    id: int
+    uid: str
+    name: str
+    queue: str
+    priority: int
+    status: Status
+    version: int
+    wait_reason: str | None = None
+    attempt: int = 0
+    charged: int = 0
+    max_attempts: int = 1
+    round: int = 0
+    crashes: int = 0
+    interruptions: int = 0
+    snoozes: int = 0
+    options: Options = Options()
+    codec: Codec = Codec.PICKLE
+    payload: bytes = b""
+    result_codec: Codec = Codec.PICKLE
+    result: bytes | None = None
+    scheduled_at: int = 0
+    created_at: int = 0
+    started_at: int | None = None
+    finished_at: int | None = None
+    cancel_requested_at: int | None = None
+    updated_at: int = 0
+    progress: Progress | None = None
+    error: TaskError | None = None
+    finish_reason: str | None = None
+    worker_id: int | None = None
+    epoch: int = 0
+    batch: str | None = None
+    item: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Return the call as people read it: name(arguments)."""
+        return f"{self.name}({self.options.label})"
+
+
+class Filter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which tasks a listing or a bulk verb means; empty fields match all. since and until bound created_at."""
+
+    ids: tuple[int, ...] = ()
+    statuses: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    batch: str | None = None
+    since: int | None = None
+    until: int | None = None
+    error_contains: str | None = None
+
+
+class WorkerState(msgspec.Struct, frozen=True):
+    """One worker as `status` shows it."""
+
+    worker_id: int
+    pid: int
+    state: str
+    task_id: int | None = None
+    name: str = ""
+    since_at: int | None = None
+    done: int = 0
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """One screen of a pool's numbers. counts: tasks by status; durations in seconds."""
+
+    pid: int
+    epoch: int
+    store: str
+    counts: dict[str, int]
+    workers: tuple[WorkerState, ...] = ()
+    finished: int = 0
+    attempts: int = 0
+    restarts: int = 0
+    uptime_s: float = 0.0
+    turns: int = 0
+    cpu_s: float = 0.0
+    notices: tuple[str, ...] = ()
+
+
+def encode(value: Any) -> bytes:
+    """Return a value of ours as msgpack."""
+    return _encoder.encode(value)
+
+
+_encoder = msgspec.msgpack.Encoder()

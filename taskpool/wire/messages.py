@@ -1,0 +1,289 @@
+"""What travels between processes: tagged msgspec Structs, new fields last and with defaults.
+
+Three conversations: client ↔ supervisor (over a stream socket), supervisor → worker (Job batches over a socketpair) and
+worker → supervisor (records in the ring of its page), zygote ↔ supervisor (over a socketpair, with descriptors).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from taskpool.model import Filter, Progress, Stats, Task, TaskError, TaskSpec
+
+PROTOCOL = 1
+
+# ---- supervisor → worker ------------------------------------------------------------------------------------------
+
+
+class Job(msgspec.Struct, array_like=True, gc=False):
+    """One attempt to run. n: the worker's own sequence number; options: packed Options; timeouts are the supervisor's affair."""
+
+    n: int
+    task_id: int
+    attempt: int
+    name: str
+    codec: int
+    payload: bytes
+    options: bytes = b""
+    checkpoint: bytes | None = None
+
+
+# ---- worker → supervisor: records of the ring -----------------------------------------------------------------------
+
+OK, ERROR, SNOOZED, CANCELLED, SOFT_TIMEOUT = range(5)  # outcomes of a body
+
+
+class Report(msgspec.Struct, array_like=True, tag=0, gc=False):
+    """How a body ended. *_ns monotonic; value encoded by codec; output_end: bytes written to the worker's output stream so far."""
+
+    n: int
+    task_id: int
+    attempt: int
+    outcome: int
+    began_ns: int
+    duration_ns: int
+    cpu_user_us: int = 0
+    cpu_system_us: int = 0
+    peak_rss_kib: int = 0
+    output_end: int = 0
+    codec: int = 1
+    value: bytes | None = None
+    error: TaskError | None = None
+    snooze_s: float = 0.0
+    progress: Progress | None = None
+    dirty: bool = False  # the worker cannot be trusted with another task (threads, descriptors, …): retire it
+
+
+class Skipped(msgspec.Struct, array_like=True, tag=1, gc=False):
+    """The worker passed over task n because it had been taken back."""
+
+    n: int
+
+
+class Checkpointed(msgspec.Struct, array_like=True, tag=2, gc=False):
+    """A running body saved its state; the latest is given to the next attempt."""
+
+    n: int
+    task_id: int
+    attempt: int
+    data: bytes
+
+
+class Spilled(msgspec.Struct, array_like=True, tag=3, gc=False):
+    """A record too big for the ring: its bytes are in that file of the run directory."""
+
+    name: str
+    size: int
+
+
+Record = Report | Skipped | Checkpointed | Spilled
+
+# ---- zygote ↔ supervisor --------------------------------------------------------------------------------------------
+
+
+class Prepare(msgspec.Struct, tag=True):
+    """First message to the zygote. main: pickled multiprocessing preparation data; preload: modules that register handlers."""
+
+    main: bytes = b""
+    preload: tuple[str, ...] = ()
+    main_stem: str = ""
+
+
+class Fork(msgspec.Struct, tag=True):
+    """Fork one worker; its descriptors (conn, page, stacks, output) come with the message."""
+
+    worker_id: int
+
+
+class Prepared(msgspec.Struct, tag=True):
+    """The zygote is ready. handlers: names registered by preloaded modules; error: the traceback when preloading failed."""
+
+    handlers: tuple[str, ...] = ()
+    error: str = ""
+    notices: tuple[str, ...] = ()
+
+
+class Forked(msgspec.Struct, tag=True):
+    """A worker lives (pid), or could not be forked (error)."""
+
+    worker_id: int
+    pid: int
+    error: str = ""
+
+
+# ---- client → supervisor --------------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, array_like=True, tag="hello"):
+    """First message of a client."""
+
+    protocol: int
+    pid: int
+    name: str = ""
+
+
+class Submit(msgspec.Struct, array_like=True, tag="submit", gc=False):
+    """Store these tasks. watch: send their outcomes; resend: the uids may be stored already; fresh: forget the batch's old items."""
+
+    seq: int
+    specs: list[TaskSpec]
+    watch: bool = True
+    resend: bool = False
+    fresh: bool = False
+
+
+class Watch(msgspec.Struct, array_like=True, tag="watch"):
+    """Send the outcomes of these tasks when they end (now, if they have)."""
+
+    seq: int
+    ids: list[int]
+
+
+class Get(msgspec.Struct, array_like=True, tag="get"):
+    """Read one task."""
+
+    seq: int
+    id: int
+
+
+class List(msgspec.Struct, array_like=True, tag="list"):
+    """Read tasks, newest first, with ids below `before`."""
+
+    seq: int
+    filter: Filter
+    limit: int = 100
+    before: int | None = None
+
+
+class Cancel(msgspec.Struct, array_like=True, tag="cancel"):
+    """Cancel the tasks that match. grace_s None: the pool's; force: kill at once; dry_run: only count."""
+
+    seq: int
+    filter: Filter
+    reason: str = ""
+    grace_s: float | None = None
+    force: bool = False
+    dry_run: bool = False
+
+
+class Retry(msgspec.Struct, array_like=True, tag="retry"):
+    """Give the ended tasks that match a new round. force: succeeded ones too."""
+
+    seq: int
+    filter: Filter
+    force: bool = False
+    dry_run: bool = False
+
+
+class GetStats(msgspec.Struct, array_like=True, tag="stats"):
+    """Read the pool's numbers."""
+
+    seq: int
+
+
+class GetAttempts(msgspec.Struct, array_like=True, tag="attempts"):
+    """Read the attempts of one task."""
+
+    seq: int
+    id: int
+
+
+class Follow(msgspec.Struct, array_like=True, tag="follow"):
+    """Send progress and output of these tasks as they come (all of this client's watched tasks if empty)."""
+
+    seq: int
+    ids: list[int]
+
+
+class Stop(msgspec.Struct, array_like=True, tag="stop"):
+    """End the pool. grace_s: how long running tasks may go on (None: until they end)."""
+
+    seq: int
+    grace_s: float | None = 0.0
+
+
+Request = Hello | Submit | Watch | Get | List | Cancel | Retry | GetStats | GetAttempts | Follow | Stop
+
+# ---- supervisor → client --------------------------------------------------------------------------------------------
+
+
+class Welcome(msgspec.Struct, array_like=True, tag="welcome"):
+    """Answer to Hello once the store is open and workers are coming."""
+
+    protocol: int
+    pid: int
+    store: str
+    epoch: int
+    workers: int
+    notices: list[str] = []
+
+
+class Accepted(msgspec.Struct, array_like=True, tag="accepted"):
+    """The tasks of that Submit are durable under these ids, in order."""
+
+    seq: int
+    ids: list[int]
+
+
+class Outcome(msgspec.Struct, array_like=True, gc=False):
+    """How a task ended."""
+
+    id: int
+    status: str
+    attempts: int
+    codec: int
+    value: bytes | None
+    error: TaskError | None
+    finished_at: int
+
+
+class Settled(msgspec.Struct, array_like=True, tag="settled", gc=False):
+    """Watched tasks that ended in one turn."""
+
+    outcomes: list[Outcome]
+
+
+class Reply(msgspec.Struct, array_like=True, tag="reply"):
+    """Answer to a request: one of the values is set."""
+
+    seq: int
+    tasks: list[Task] | None = None
+    stats: Stats | None = None
+    attempts: list[Any] | None = None  # list[Attempt]
+    ids: list[int] | None = None  # those a bulk verb changed
+    refused: list[int] | None = None  # those it could not
+    next: int | None = None
+
+
+class Refused(msgspec.Struct, array_like=True, tag="refused"):
+    """A request failed; code is that of a TaskpoolError."""
+
+    seq: int
+    code: str
+    message: str
+    hint: str = ""
+
+
+class News(msgspec.Struct, array_like=True, tag="news"):
+    """Progress and output of followed tasks: id → Progress; (id, bytes) in order; begun: id → worker's pid."""
+
+    progress: dict[int, Progress]
+    output: list[tuple[int, bytes]]
+    begun: dict[int, int] = {}
+
+
+class Goodbye(msgspec.Struct, array_like=True, tag="goodbye"):
+    """The supervisor ends; nothing follows."""
+
+    reason: str
+
+
+Answer = Welcome | Accepted | Settled | Reply | Refused | News | Goodbye
+
+encoder = msgspec.msgpack.Encoder()
+request_decoder = msgspec.msgpack.Decoder(Request)
+answer_decoder = msgspec.msgpack.Decoder(Answer)
+jobs_decoder = msgspec.msgpack.Decoder(list[Job])
+record_decoder = msgspec.msgpack.Decoder(Record)
