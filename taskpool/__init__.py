@@ -1,0 +1,1 @@
+"""A durable multiprocess task pool."""
