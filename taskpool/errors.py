@@ -1,41 +1,41 @@
 """Every exception a caller can meet, and the two that pass through a handler.
 
-    Exception
-    ├── TaskpoolError                  base of all that is ours
-    │   ├── NotFound                   no such task
-    │   ├── AlreadyExists              that id is taken
-    │   ├── StaleVersion               somebody wrote the task first
-    │   ├── IllegalTransition          the table of moves forbids it
-    │   ├── NotCancellable             the task had ended already
-    │   ├── PoolStopped                the supervisor is gone, or going
-    │   ├── NoServer                   nobody owns the store to connect to
-    │   ├── HandlerNotFound            no handler of that name
-    │   ├── DuplicateHandler           that name is taken by another function
-    │   ├── InvalidTask                an option of the task makes no sense
-    │   ├── InvalidPayload             an argument or result cannot be encoded
-    │   ├── InvalidHandler             not something that can run as a task
-    │   ├── BatchConflict              the batch was begun with other work
-    │   ├── QueueFull                  no more may wait
-    │   ├── ArgCountError              arguments missing or too many
-    │   ├── ArgTypeError               an argument of the wrong type
-    │   ├── InternalError              a bug of ours, with what is known of it
-    │   ├── StoreError                 the file cannot serve
-    │   │   ├── StoreLocked            another supervisor owns it
-    │   │   ├── StoreTooNew            written by a newer taskpool
-    │   │   ├── StoreCorrupt           damaged, or not ours
-    │   │   ├── StoreUnusable          read-only, full, or on a network file system
-    │   └── TaskFailed                 a task ended badly, raised by `result()`
-    │       ├── TaskPanicked           … its process died      (a BrokenProcessPool)
-    │       ├── TaskTimeout            … its time ran out      (a TimeoutError)
-    │       ├── TaskMemory             … its memory ran out    (a MemoryError)
-    │       ├── TaskInterrupted        … something above it died
-    │       └── TaskCancelled          … on request, or as it expired (a CancelledError)
-    ├── RetryableError                 raised by a handler: try again
-    ├── NonRetryableError              raised by a handler: never again
-    └── Snooze                         raised by a handler: later, not counted
-    BaseException
-    ├── Cancelled                      raised inside a handler that is cancelled
-    └── SoftTimeout                    raised inside a handler whose soft timeout ran out
+Exception
+├── TaskpoolError                  base of all that is ours
+│   ├── NotFound                   no such task
+│   ├── AlreadyExists              that id is taken
+│   ├── StaleVersion               somebody wrote the task first
+│   ├── IllegalTransition          the table of moves forbids it
+│   ├── NotCancellable             the task had ended already
+│   ├── PoolStopped                the supervisor is gone, or going
+│   ├── NoServer                   nobody owns the store to connect to
+│   ├── HandlerNotFound            no handler of that name
+│   ├── DuplicateHandler           that name is taken by another function
+│   ├── InvalidTask                an option of the task makes no sense
+│   ├── InvalidPayload             an argument or result cannot be encoded
+│   ├── InvalidHandler             not something that can run as a task
+│   ├── BatchConflict              the batch was begun with other work
+│   ├── QueueFull                  no more may wait
+│   ├── ArgCountError              arguments missing or too many
+│   ├── ArgTypeError               an argument of the wrong type
+│   ├── InternalError              a bug of ours, with what is known of it
+│   ├── StoreError                 the file cannot serve
+│   │   ├── StoreLocked            another supervisor owns it
+│   │   ├── StoreTooNew            written by a newer taskpool
+│   │   ├── StoreCorrupt           damaged, or not ours
+│   │   ├── StoreUnusable          read-only, full, or on a network file system
+│   └── TaskFailed                 a task ended badly, raised by `result()`
+│       ├── TaskPanicked           … its process died      (a BrokenProcessPool)
+│       ├── TaskTimeout            … its time ran out      (a TimeoutError)
+│       ├── TaskMemory             … its memory ran out    (a MemoryError)
+│       ├── TaskInterrupted        … something above it died
+│       └── TaskCancelled          … on request, or as it expired (a CancelledError)
+├── RetryableError                 raised by a handler: try again
+├── NonRetryableError              raised by a handler: never again
+└── Snooze                         raised by a handler: later, not counted
+BaseException
+├── Cancelled                      raised inside a handler that is cancelled
+└── SoftTimeout                    raised inside a handler whose soft timeout ran out
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The process that owns store, schedule and workers."""

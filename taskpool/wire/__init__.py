@@ -1,0 +1,1 @@
+"""Bytes between processes: messages, frames, pages, codecs."""

@@ -125,7 +125,7 @@ class Hello(msgspec.Struct, array_like=True, tag="hello"):
 
 
 class Submit(msgspec.Struct, array_like=True, tag="submit", gc=False):
-    """Store these tasks. watch: send their outcomes; resend: the uids may be stored already; fresh: forget the batch's old items."""
+    """Store these tasks. watch: send their outcomes; resend: the uids may be stored already; fresh: forget the batch's items."""
 
     seq: int
     specs: list[TaskSpec]
