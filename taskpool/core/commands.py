@@ -130,11 +130,12 @@ class TakeBack(msgspec.Struct, gc=False):
 
 
 class Signal(msgspec.Struct, gc=False):
-    """Raise Cancelled in task n of the worker; kill after grace_s."""
+    """Raise Cancelled in task n of the worker; kill after grace_s. why becomes WorkerDied.why then."""
 
     worker: int
     n: int
     grace_s: float
+    why: str = "cancel"
 
 
 class Kill(msgspec.Struct, gc=False):
@@ -160,7 +161,9 @@ class Refill(msgspec.Struct, gc=False):
 
 
 class Halted(msgspec.Struct, gc=False):
-    """Nothing runs any more after a StopAsked: the shell may end."""
+    """Nothing runs any more after a StopAsked, or nothing can (reason): the shell ends."""
+
+    reason: str = ""
 
 
 Act = Accept | Respond | TakeBack | Signal | Kill | Spawn | Refill | Halted

@@ -30,6 +30,9 @@ class TaskRow(msgspec.Struct, gc=False):
     cancel_requested_at: int | None = None
     cancel_reason: str = ""
     error: TaskError | None = None
+    # The scheduler's own marks, never stored:
+    worker: int = 0
+    n: int = 0  # number in the worker's mailbox while running
 
 
 class Opened(msgspec.Struct, tag=True):

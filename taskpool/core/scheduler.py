@@ -1,0 +1,604 @@
+"""The scheduler: handle(event, now) -> commands. It decides and touches nothing.
+
+State changes only inside `handle`. Time is an argument; jitter is a hash; two runs of the same events give the same commands.
+The shell stores the Save commands of a turn in one transaction, then acts on the rest, and calls `handle(Dispatch())` once, last.
+Late and double messages are normal: each carries the number, task and attempt it speaks of, and one that does not match is dropped.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import assert_never
+
+from taskpool.clock import NS, US, Instant
+from taskpool.core import events as ev
+from taskpool.core import settle
+from taskpool.core.commands import (
+    Accept,
+    Checkpoint,
+    Command,
+    Halted,
+    Insert,
+    Kill,
+    Refill,
+    Respond,
+    Signal,
+    Spawn,
+    Start,
+    TakeBack,
+)
+from taskpool.core.events import TaskRow
+from taskpool.core.lifecycle import PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL, WAITING
+from taskpool.core.line import LINE_MAX, Line
+from taskpool.core.mailbox import DEPTH_MAX, Durations, Mailbox
+
+CANCEL_GRACE_S = 5.0
+BOOT_FAILURES_MAX = 5  # workers that die before they are ready …
+BOOT_FAILURES_WITHIN_NS = 10 * NS  # … in that time end the pool
+SPAWN_BACKOFF_MIN_NS = NS // 10
+SPAWN_BACKOFF_MAX_NS = 30 * NS
+
+
+class Scheduler:
+    """Owns the schedule: waiting lines, mailboxes, the worker table, timers. `size` workers run tasks; one more stands ready."""
+
+    def __init__(
+        self, size: int, *, spares: int = 1, depth_max: int = DEPTH_MAX, line_max: int = LINE_MAX, grace_s: float = CANCEL_GRACE_S
+    ) -> None:
+        """depth_max 1 where tasks cannot be taken back; line_max: waiting rows of a queue held in memory."""
+        self.size = size
+        self.spares = spares
+        self.depth_max = depth_max
+        self.line_max = line_max
+        self.grace_s = grace_s
+        self.tasks: dict[int, TaskRow] = {}  # all that run, and those that wait before their line's mark
+        self.ready: dict[str, Line] = {}
+        self.delayed = Line(cap=line_max, stored=True)
+        self.workers: dict[int, Mailbox] = {}
+        self.durations = Durations()
+        self.next_id = 1
+        self.next_worker = 1
+        self.restarts = 0
+        self.finished = 0
+        self.attempts = 0
+        self.stopping = False
+        self._stop_at: int | None = None  # monotonic ns at which what runs is killed
+        self._stop_kills = False  # no time for Cancelled: kill
+        self._told_to_stop = False  # what runs was sent Cancelled because the pool stops
+        self._halted = False
+        self._turn = 0  # which queue is served first, so that none starves
+        self._deadlines: list[tuple[int, int]] = []  # (wall µs, task)
+        self._due: list[TaskRow] = []  # became ready in this turn, stored as pending or retrying
+        self._boot_failures: list[int] = []
+        self._spawn_after = 0
+        self._spawn_backoff = SPAWN_BACKOFF_MIN_NS
+        self._stuck_at: int | None = None
+        self._out: list[Command] = []
+
+    # ---- the door ---------------------------------------------------------------------------------------------------
+
+    def handle(self, event: ev.Event, now: Instant) -> list[Command]:
+        """Take one event; return what follows from it, in order."""
+        self._out = out = []
+        match event:
+            case ev.Reported():
+                self._on_reported(event, now)
+            case ev.Submitted():
+                self._on_submitted(event, now)
+            case ev.Dispatch():
+                self._on_dispatch(now)
+            case ev.Passed():
+                self._on_passed(event, now)
+            case ev.TakenBack():
+                self._on_taken_back(event, now)
+            case ev.Saved():
+                self._on_saved(event)
+            case ev.WorkerReady():
+                self._on_worker_ready(event)
+            case ev.WorkerDied():
+                self._on_worker_died(event, now)
+            case ev.WorkerFailed():
+                self._on_worker_failed(event, now)
+            case ev.CancelAsked():
+                self._on_cancel(event, now)
+            case ev.RetryAsked():
+                self._on_retry(event, now)
+            case ev.Refilled():
+                self._on_refilled(event)
+            case ev.Recovered():
+                self._on_recovered(event, now)
+            case ev.Dropped():
+                self._on_dropped(event)
+            case ev.Opened():
+                self._on_opened(event)
+            case ev.StopAsked():
+                self._on_stop(event, now)
+            case _:
+                assert_never(event)
+        return out
+
+    def knows(self, task_id: int) -> bool:
+        """Whether memory holds the task; if not, the shell adds its row to the event."""
+        return task_id in self.tasks
+
+    def next_timer(self, now: Instant) -> float | None:
+        """Return the seconds until something becomes due by itself (0: now), or None."""
+        waits: list[float] = []
+        if self.delayed.keys and not self.stopping:
+            waits.append((self.delayed.keys[0][1] - now.wall) / US)
+        if self._deadlines:
+            waits.append((self._deadlines[0][0] - now.wall) / US)
+        if self._stuck_at is not None:
+            waits.append((self._stuck_at - now.mono) / NS)
+        if self._stop_at is not None:
+            waits.append((self._stop_at - now.mono) / NS)
+        if self._spawn_after > now.mono:
+            waits.append((self._spawn_after - now.mono) / NS)
+        return max(0.0, min(waits)) if waits else None
+
+    # ---- tasks come in ----------------------------------------------------------------------------------------------
+
+    def _on_opened(self, event: ev.Opened) -> None:
+        self.next_id = event.next_id
+        for queue in event.queues:
+            self.ready[queue] = Line(cap=self.line_max, stored=True)
+
+    def _on_submitted(self, event: ev.Submitted, now: Instant) -> None:
+        out, wall = self._out, now.wall
+        ids = []
+        for spec, options in zip(event.specs, event.options, strict=True):
+            task_id = self.next_id
+            self.next_id += 1
+            ids.append(task_id)
+            at = spec.scheduled_at
+            status = PENDING if at > wall else QUEUED
+            at = at or wall
+            row = TaskRow(task_id, spec.name, spec.queue, -spec.priority, status, 1, 0, 0, at, wall, options)
+            out.append(Insert(task_id, spec, status, at, wall))
+            self._wait(row)
+        out.append(Accept(event.client, event.seq, ids))
+
+    def _wait(self, row: TaskRow) -> None:
+        """Put a waiting task into its line, if it stands before the line's mark, and into the timers."""
+        if row.status == QUEUED:
+            line = self.ready.get(row.queue)
+            if line is None:
+                line = self.ready[row.queue] = Line(cap=self.line_max)
+            kept = line.offer((row.rank, row.scheduled_at, row.id))
+        else:
+            line = self.delayed
+            kept = line.offer((0, row.scheduled_at, row.id))
+        if not kept:
+            self.tasks.pop(row.id, None)
+            return
+        self.tasks[row.id] = row
+        options = row.options
+        if options.deadline_at is not None or options.expires_at is not None:
+            self._watch_deadline(row)
+        if len(line.keys) > line.cap:
+            for _, _, task_id in line.shed():
+                gone = self.tasks.get(task_id)
+                if gone is not None and gone.status in WAITING:
+                    del self.tasks[task_id]
+
+    def _watch_deadline(self, row: TaskRow) -> None:
+        limits = [at for at in (row.options.deadline_at, row.options.expires_at) if at is not None]
+        heapq.heappush(self._deadlines, (min(limits), row.id))
+
+    def _on_refilled(self, event: ev.Refilled) -> None:
+        line = self.delayed if event.queue is None else self.ready[event.queue]
+        keys = []
+        for row in event.rows:
+            if row.id in self.tasks:
+                continue  # it came back to the line by itself after the shell had read it
+            self.tasks[row.id] = row
+            keys.append((0 if event.queue is None else row.rank, row.scheduled_at, row.id))
+            if row.options.deadline_at is not None or row.options.expires_at is not None:
+                self._watch_deadline(row)
+        line.refilled(keys, event.more)
+
+    def _on_dropped(self, event: ev.Dropped) -> None:
+        """Forget tasks whose rows say otherwise; what runs of them is stopped, and its report will match nothing."""
+        for task_id in event.ids:
+            row = self.tasks.pop(task_id, None)
+            if row is not None and row.n:
+                box = self.workers.get(row.worker)
+                if box is not None and row.n in box.sent:
+                    self._out.append(Kill(row.worker, row.n, "retire"))
+                    box.leaving = True
+                    del box.sent[row.n]
+
+    # ---- workers ----------------------------------------------------------------------------------------------------
+
+    def _on_worker_ready(self, event: ev.WorkerReady) -> None:
+        box = self.workers.get(event.worker)
+        if box is not None:
+            box.pid = event.pid
+            self._spawn_backoff = SPAWN_BACKOFF_MIN_NS
+
+    def _on_worker_failed(self, event: ev.WorkerFailed, now: Instant) -> None:
+        self.workers.pop(event.worker, None)
+        self._spawn_after = now.mono + self._spawn_backoff
+        self._spawn_backoff = min(self._spawn_backoff * 2, SPAWN_BACKOFF_MAX_NS)
+
+    def _on_worker_died(self, event: ev.WorkerDied, now: Instant) -> None:
+        box = self.workers.pop(event.worker, None)
+        if box is None:
+            return
+        self.restarts += 1
+        if not box.pid and not event.why:
+            self._boot_failed(event, now)
+        for n, row in list(box.sent.items()):
+            row.n = 0
+            if n == event.begun:
+                self._out.append(settle.died(row, event, now))
+                self.attempts += 1
+            else:
+                self._out.append(settle.returned(row, event.pid, now))
+            self._after_end(row)
+
+    def _boot_failed(self, event: ev.WorkerDied, now: Instant) -> None:
+        recent = [at for at in self._boot_failures if now.mono - at < BOOT_FAILURES_WITHIN_NS]
+        self._boot_failures = [*recent, now.mono]
+        self._spawn_after = now.mono + self._spawn_backoff
+        self._spawn_backoff = min(self._spawn_backoff * 2, SPAWN_BACKOFF_MAX_NS)
+        if len(self._boot_failures) >= BOOT_FAILURES_MAX and not self._halted:
+            self._halted = True
+            self._out.append(Halted(f"workers die before they are ready: {event.error.message}"))
+
+    def _on_taken_back(self, event: ev.TakenBack, now: Instant) -> None:
+        box = self.workers.get(event.worker)
+        if box is None:
+            return
+        for n, row in list(box.sent.items()):
+            if n > event.above:
+                box.taking_back = True
+                box.remove(n, self.durations, now.mono)
+                self._out.append(settle.returned(row, box.pid, now))
+                self._after_end(row)
+            elif row.cancel_requested_at is not None:
+                self._out.append(Signal(box.worker, n, self.grace_s))
+
+    def _on_passed(self, event: ev.Passed, now: Instant) -> None:
+        box = self.workers.get(event.worker)
+        if box is not None and event.n >= box.last_n:
+            box.taking_back = False
+
+    def _on_saved(self, event: ev.Saved) -> None:
+        saved = event.checkpoint
+        box = self.workers.get(event.worker)
+        row = box.sent.get(saved.n) if box is not None else None
+        if row is not None and row.id == saved.task_id and row.attempt == saved.attempt:
+            self._out.append(Checkpoint(row.id, row.attempt, saved.data))
+
+    def _on_reported(self, event: ev.Reported, now: Instant) -> None:
+        box = self.workers.get(event.worker)
+        if box is None:
+            return
+        out, durations, outputs = self._out, self.durations, event.outputs
+        for report in event.reports:
+            row = box.sent.get(report.n)
+            if row is None or row.id != report.task_id or row.attempt != report.attempt:
+                continue  # of an attempt that was given up
+            durations.observe(row.name, report.duration_ns)
+            box.remove(report.n, durations, now.mono)
+            box.done += 1
+            self.attempts += 1
+            output = outputs.get(report.n, "") if outputs else ""
+            out.append(settle.reported(row, report, event.pid, output, now, stopping=self._told_to_stop))
+            self._after_end(row)
+            if report.dirty and not box.leaving:
+                box.leaving = True
+                out.append(Kill(box.worker, 0, "retire"))
+
+    def _after_end(self, row: TaskRow) -> None:
+        """Keep what will run again, forget what ended."""
+        if row.status in TERMINAL:
+            self.finished += 1
+            self.tasks.pop(row.id, None)
+        elif row.status == PENDING and self.stopping:
+            self.tasks.pop(row.id, None)  # the next owner finds it in the store
+        else:
+            self._wait(row)
+
+    def _on_recovered(self, event: ev.Recovered, now: Instant) -> None:
+        row, report = event.row, event.report
+        if report is not None and report.attempt == row.attempt and report.task_id == row.id:
+            self._out.append(settle.reported(row, report, 0, "", now))
+        elif event.begun:
+            self._out.append(settle.rescued(row, now))
+        else:
+            self._out.append(settle.returned(row, 0, now))
+        # Its line is not read yet: the row comes back with the refill, in its place.
+        if row.status in TERMINAL:
+            self.finished += 1
+
+    # ---- cancel, retry, stop ----------------------------------------------------------------------------------------
+
+    def _on_cancel(self, event: ev.CancelAsked, now: Instant) -> None:
+        rows = {row.id: row for row in event.rows}
+        accepted, refused = [], []
+        for task_id in event.ids:
+            row = self.tasks.get(task_id) or rows.get(task_id)
+            if row is None or row.status in TERMINAL:
+                refused.append(task_id)
+                continue
+            accepted.append(task_id)
+            self._cancel(row, event, now)
+        if event.client:
+            self._out.append(Respond(event.client, event.seq, accepted, refused))
+
+    def _cancel(self, row: TaskRow, event: ev.CancelAsked, now: Instant) -> None:
+        first = row.cancel_requested_at is None
+        if first:
+            row.cancel_requested_at, row.cancel_reason = now.wall, event.reason
+        if row.status != RUNNING:
+            error = settle.TaskError("cancelled", event.reason or "cancelled before it started", False)
+            self._out.append(settle.move(row, "cancelled", now, error=error, finish_reason="user"))
+            self.finished += 1
+            self.tasks.pop(row.id, None)
+            return
+        if first:
+            self._out.append(settle.move(row, RUNNING, now))
+        grace = self.grace_s if event.grace_s is None else event.grace_s
+        box = self.workers.get(row.worker)
+        if box is None or row.n not in box.sent:
+            return  # its worker's death is on the way
+        if next(iter(box.sent)) != row.n:
+            self._out.append(TakeBack(box.worker, row.n - 1))  # if it has begun meanwhile, TakenBack sends the signal
+        elif event.force or grace <= 0:
+            self._out.append(Kill(box.worker, row.n, "cancel"))
+        else:
+            self._out.append(Signal(box.worker, row.n, grace))
+
+    def _on_retry(self, event: ev.RetryAsked, now: Instant) -> None:
+        accepted, refused = [], []
+        for row in event.rows:
+            if row.id in self.tasks and self.tasks[row.id].status in (PENDING, RETRYING) and not event.force:
+                row = self.tasks[row.id]
+                if row.status == RETRYING:  # "retry now"
+                    self._hasten(row, now)
+                accepted.append(row.id)
+            elif row.id in self.tasks or row.status not in TERMINAL or (row.status == SUCCEEDED and not event.force):
+                refused.append(row.id)
+            else:
+                accepted.append(row.id)
+                self._out.append(settle.new_round(row, now))
+                self._wait(row)
+        if event.client:
+            self._out.append(Respond(event.client, event.seq, accepted, refused))
+
+    def _hasten(self, row: TaskRow, now: Instant) -> None:
+        self._out.append(settle.move(row, QUEUED, now, scheduled_at=now.wall))
+        self._wait(row)
+
+    def _on_stop(self, event: ev.StopAsked, now: Instant) -> None:
+        """Begin no more. A second call may only shorten the grace."""
+        self._stop_kills = event.grace_s is not None and event.grace_s <= 0
+        if not self.stopping:
+            self.stopping = True
+            for box in self.workers.values():
+                if len(box.sent) > 1 and not box.taking_back:
+                    self._out.append(TakeBack(box.worker, next(iter(box.sent))))
+        if event.grace_s is not None:
+            at = now.mono + round(event.grace_s * NS)
+            self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
+
+    # ---- the end of a turn ------------------------------------------------------------------------------------------
+
+    def _on_dispatch(self, now: Instant) -> None:
+        self._settle_overdue(now)
+        if self.stopping:
+            self._halt_when_idle(now)
+            return
+        self._admit_due(now)
+        self._activate()
+        self._fill(now)
+        self._spawn(now)
+        self._take_back_stuck(now)
+        for row in self._due:  # became ready, found no worker in this turn
+            if row.status in (PENDING, RETRYING) and row.id in self.tasks:
+                self._out.append(settle.move(row, QUEUED, now))
+        self._due.clear()
+        self._refill()
+
+    def _settle_overdue(self, now: Instant) -> None:
+        heap = self._deadlines
+        while heap and heap[0][0] <= now.wall:
+            _, task_id = heapq.heappop(heap)
+            row = self.tasks.get(task_id)
+            if row is None or row.status not in WAITING:
+                continue  # running: the killer holds its deadline
+            self._end_if_overdue(row, now)
+            later = row.options.deadline_at
+            if row.id in self.tasks and later is not None and later > now.wall:
+                heapq.heappush(heap, (later, task_id))  # expiry no longer counted, the deadline does
+
+    def _end_if_overdue(self, row: TaskRow, now: Instant) -> bool:
+        command = settle.overdue(row, now)
+        if command is None:
+            return False
+        self._out.append(command)
+        self.finished += 1
+        self.tasks.pop(row.id, None)
+        return True
+
+    def _admit_due(self, now: Instant) -> None:
+        """Move what is due into its queue's line. Its row says so only if it does not start in this same turn."""
+        keys = self.delayed.keys
+        while keys and keys[0][1] <= now.wall:
+            _, at, task_id = heapq.heappop(keys)
+            row = self.tasks.get(task_id)
+            if row is None or row.status not in (PENDING, RETRYING) or row.scheduled_at != at:
+                continue
+            line = self.ready.get(row.queue)
+            if line is None:
+                line = self.ready[row.queue] = Line(cap=self.line_max)
+            if line.offer((row.rank, row.scheduled_at, row.id)):
+                self._due.append(row)
+            else:
+                self._out.append(settle.move(row, QUEUED, now))
+                del self.tasks[row.id]
+
+    def _activate(self) -> None:
+        """Let ready workers take part, up to `size`; the others stand by."""
+        boxes = self.workers.values()
+        active = sum(box.active and not box.leaving for box in boxes)
+        if active < self.size:
+            for box in boxes:
+                if box.pid and not box.active and not box.leaving:
+                    box.active = True
+                    active += 1
+                    if active == self.size:
+                        break
+
+    def _fill(self, now: Instant) -> None:
+        waiting = sum(len(line.keys) for line in self.ready.values())
+        if not waiting:
+            return
+        boxes = [box for box in self.workers.values() if box.takes_work()]
+        # First one for each idle worker, so that no work waits beside one; then what each may hold ahead.
+        for box in boxes:
+            if not box.sent:
+                row = self._pop_ready(now)
+                if row is None:
+                    return
+                self._start(box, row, now)
+        if self.depth_max == 1:
+            return
+        waiting = sum(len(line.keys) for line in self.ready.values())
+        quota = min(self.depth_max, -(-waiting // max(1, len(boxes))) + 1)
+        for box in boxes:
+            if len(box.sent) * 2 > self.depth_max:
+                continue
+            while True:
+                row = self._pop_ready(now)
+                if row is None:
+                    return
+                if not box.has_room(row, self.durations.expected(row.name), quota):
+                    self._unpop(row)
+                    break
+                self._start(box, row, now)
+
+    def _pop_ready(self, now: Instant) -> TaskRow | None:
+        """Take the next task, serving the queues in turn; inside a queue strictly in order."""
+        lines = self.ready
+        if len(lines) == 1:
+            for line in lines.values():
+                return self._pop_line(line, now)
+        names = list(lines)
+        for step in range(len(names)):
+            row = self._pop_line(lines[names[(self._turn + step) % len(names)]], now)
+            if row is not None:
+                self._turn = (self._turn + step + 1) % len(names)
+                return row
+        return None
+
+    def _pop_line(self, line: Line, now: Instant) -> TaskRow | None:
+        keys = line.keys
+        while keys:
+            rank, at, task_id = heapq.heappop(keys)
+            row = self.tasks.get(task_id)
+            if row is None or row.status not in WAITING or row.scheduled_at != at or row.rank != rank:
+                continue  # cancelled, ended, or moved meanwhile
+            if (row.options.deadline_at or row.options.expires_at) and self._end_if_overdue(row, now):
+                continue
+            return row
+        return None
+
+    def _unpop(self, row: TaskRow) -> None:
+        heapq.heappush(self.ready[row.queue].keys, (row.rank, row.scheduled_at, row.id))
+
+    def _start(self, box: Mailbox, row: TaskRow, now: Instant) -> None:
+        expected = self.durations.expected(row.name)
+        row.attempt += 1
+        n = box.push(row, expected, now.mono)
+        self._out.append(Start(row.id, row.version, row.status, row.attempt, box.worker, n, now.wall))
+        row.version += 1
+        row.status = RUNNING
+        row.started_at = now.wall
+
+    def _spawn(self, now: Instant) -> None:
+        if now.mono < self._spawn_after or self._halted:
+            return
+        boxes = self.workers.values()
+        coming = sum(1 for box in boxes if not box.leaving)
+        ready = sum(1 for box in boxes if box.pid and not box.leaving)
+        # The spare comes when all others are there: the first result does not wait for it.
+        want = self.size + (self.spares if ready >= self.size else 0)
+        for _ in range(want - coming):
+            self.workers[self.next_worker] = Mailbox(self.next_worker)
+            self._out.append(Spawn(self.next_worker))
+            self.next_worker += 1
+
+    def _take_back_stuck(self, now: Instant) -> None:
+        boxes = self.workers.values()
+        self._stuck_at = None
+        idle = any(not box.sent and box.takes_work() for box in boxes)
+        for box in boxes:
+            at = box.stuck_at(self.durations, idle)
+            if at is None:
+                continue
+            if at <= now.mono:
+                box.silent_since = now.mono
+                self._out.append(TakeBack(box.worker, next(iter(box.sent))))
+            elif self._stuck_at is None or at < self._stuck_at:
+                self._stuck_at = at
+
+    def _refill(self) -> None:
+        for queue, line in self.ready.items():
+            if line.wants_refill():
+                line.refilling = True
+                self._out.append(Refill(queue, line.mark, self.line_max // 2))
+        if self.delayed.wants_refill():
+            self.delayed.refilling = True
+            self._out.append(Refill(None, self.delayed.mark, self.line_max // 2))
+
+    def _halt_when_idle(self, now: Instant) -> None:
+        busy = [box for box in self.workers.values() if box.sent]
+        if busy and self._stop_at is not None and now.mono >= self._stop_at:
+            self._end_bodies(busy)
+            self._stop_at = None
+        self._stuck_at = None
+        if not busy and not self._halted:
+            self._halted = True
+            self._out.append(Halted())
+
+    def _end_bodies(self, busy: list[Mailbox]) -> None:
+        for box in busy:
+            if self._stop_kills:
+                self._out.append(Kill(box.worker, 0, "stop"))
+            else:
+                self._told_to_stop = True
+                for n, row in box.sent.items():
+                    if row.cancel_requested_at is None:
+                        self._out.append(Signal(box.worker, n, self.grace_s, "stop"))
+                    break  # only the first runs; the others were taken back when the stop began
+
+    # ---- what must hold after every step ----------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Assert the invariants; the simulation calls it after every step."""
+        held: dict[int, int] = {}
+        for box in self.workers.values():
+            assert not box.sent or box.pid, f"worker {box.worker} was sent work before it was ready"
+            assert len(box.sent) <= self.depth_max, f"worker {box.worker} holds {len(box.sent)} tasks"
+            for n, row in box.sent.items():
+                assert row.status == RUNNING, f"task {row.id} is {row.status} in the mailbox of worker {box.worker}"
+                assert (row.worker, row.n) == (box.worker, n), f"task {row.id} does not know where it is"
+                assert row.id not in held, f"task {row.id} is in the mailboxes of workers {held[row.id]} and {box.worker}"
+                assert self.tasks.get(row.id) is row, f"task {row.id} runs unknown"
+                held[row.id] = box.worker
+        ready = {key[2] for line in self.ready.values() for key in line.keys}
+        delayed = {key[2] for key in self.delayed.keys}
+        for row in self.tasks.values():
+            assert row.status not in TERMINAL, f"task {row.id} ended and is still held"
+            if row.status == RUNNING:
+                assert row.id in held, f"task {row.id} runs nowhere"
+            else:
+                assert row.id in ready or row.id in delayed, f"task {row.id} ({row.status}) waits in no line"
+            limit = row.options.max_attempts or (row.options.retry.maximum_attempts if row.options.retry else 1)
+            assert limit <= 0 or row.charged <= limit, f"task {row.id} was charged {row.charged} of {limit} attempts"
+            assert row.charged <= row.attempt, f"task {row.id} was charged more often than it was tried"
+        active = sum(box.active and not box.leaving for box in self.workers.values())
+        assert active <= self.size, f"{active} workers take part; the pool has {self.size}"
