@@ -157,6 +157,13 @@ class List(msgspec.Struct, array_like=True, tag="list"):
     before: int | None = None
 
 
+class Count(msgspec.Struct, array_like=True, tag="count"):
+    """Count the tasks that match."""
+
+    seq: int
+    filter: Filter
+
+
 class Cancel(msgspec.Struct, array_like=True, tag="cancel"):
     """Cancel the tasks that match. grace_s None: the pool's; force: kill at once; dry_run: only count."""
 
@@ -204,7 +211,7 @@ class Stop(msgspec.Struct, array_like=True, tag="stop"):
     grace_s: float | None = 0.0
 
 
-Request = Hello | Submit | Watch | Get | List | Cancel | Retry | GetStats | GetAttempts | Follow | Stop
+Request = Hello | Submit | Watch | Get | List | Count | Cancel | Retry | GetStats | GetAttempts | Follow | Stop
 
 # ---- supervisor → client --------------------------------------------------------------------------------------------
 

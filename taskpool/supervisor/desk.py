@@ -1,0 +1,310 @@
+"""What clients ask for: each request becomes an event for the scheduler, or a reading that is answered after the turn's commit.
+
+The desk knows who waits for which task, and tells them when it ends. A client's batch items that are stored already are not
+submitted again: it is attached to them (ended well: their result; alive: their end; ended badly: a new round).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import assert_never
+
+import msgspec
+
+from taskpool import faults
+from taskpool.core import events as ev
+from taskpool.core.commands import Accept, End, Move, Respond
+from taskpool.core.lifecycle import SUCCEEDED, TERMINAL
+from taskpool.core.scheduler import Scheduler
+from taskpool.errors import TaskpoolError
+from taskpool.model import Options, Stats, WorkerState
+from taskpool.store.store import Store
+from taskpool.supervisor.server import Connection, Server
+from taskpool.wire import messages as wire
+from taskpool.wire.messages import Outcome, Refused, Reply, Settled
+
+PAGE_MAX = 1_000  # rows of one listing
+BULK_MAX = 1_000_000  # tasks of one bulk verb
+OPTIONS_CACHE_MAX = 10_000
+
+
+class Desk:
+    """Serves the clients of one supervisor. `events` are taken by the loop; `after_commit` follows each commit."""
+
+    def __init__(self, store: Store, scheduler: Scheduler, stats: Callable[[], Stats]) -> None:
+        self._store = store
+        self._scheduler = scheduler
+        self._stats = stats
+        self.server: Server
+        self.events: list[ev.Event] = []
+        self.watchers: dict[int, tuple[int, ...]] = {}
+        self.on_hello: Callable[[Connection], None] = lambda connection: None
+        self.refusal: Refused | None = None  # set: no new work, and why
+        self._readings: list[tuple[int, wire.Request]] = []
+        self._merges: dict[tuple[int, int], list[int]] = {}  # ids of a Submit, 0 where a new one belongs
+        self._options: dict[bytes, Options] = {b"": Options()}
+        self._options_decoder = msgspec.msgpack.Decoder(Options)
+
+    # ---- requests come in -------------------------------------------------------------------------------------------
+
+    def on_request(self, connection: Connection, request: wire.Request) -> None:
+        """Take one request of a client."""
+        client = connection.number
+        try:
+            match request:
+                case wire.Submit():
+                    self._submit(client, request)
+                case wire.Hello():
+                    self._hello(connection, request)
+                case wire.Cancel():
+                    self._cancel(client, request)
+                case wire.Retry():
+                    self._retry(client, request)
+                case wire.Follow():
+                    connection.follows = set(request.ids)
+                    self.server.send(client, Reply(request.seq))
+                case wire.Stop():
+                    self.events.append(ev.StopAsked(request.grace_s))
+                    self.server.send(client, Reply(request.seq))
+                case wire.Watch() | wire.Get() | wire.List() | wire.GetStats() | wire.GetAttempts() | wire.Count():
+                    self._readings.append((client, request))
+                case _:
+                    assert_never(request)
+        except TaskpoolError as error:
+            self._refuse(client, getattr(request, "seq", 0), error)
+
+    def take_events(self) -> list[ev.Event]:
+        """Return what has come since the last call."""
+        events, self.events = self.events, []
+        return events
+
+    @property
+    def busy(self) -> bool:
+        """Whether something waits for the next turn."""
+        return bool(self.events or self._readings)
+
+    def _hello(self, connection: Connection, request: wire.Hello) -> None:
+        if request.protocol != wire.PROTOCOL:
+            words = f"this supervisor speaks protocol {wire.PROTOCOL}, the client {request.protocol}"
+            self.server.send(connection.number, Refused(0, "protocol", words, "use one version of taskpool on both sides"))
+            return
+        self.on_hello(connection)
+
+    def _submit(self, client: int, request: wire.Submit) -> None:
+        faults.point("submit.read")
+        if self.refusal is not None:
+            self.server.send(client, Refused(request.seq, self.refusal.code, self.refusal.message, self.refusal.hint))
+            return
+        specs = request.specs
+        known: dict[bytes, int] = {}
+        if request.resend:
+            known = self._store.find_uids([spec.uid for spec in specs])
+        if specs and specs[0].batch is not None:
+            known.update(self._find_items(client, request))
+        if known:
+            ids = [known.get(spec.uid, 0) for spec in specs]
+            specs = [spec for spec, task_id in zip(specs, ids, strict=True) if not task_id]
+            self._attach(client, [task_id for task_id in ids if task_id], watch=request.watch)
+            self._merges[client, request.seq] = ids
+        elif not request.watch:
+            self._merges[client, -request.seq - 1] = []  # marks that nobody watches
+        self.events.append(ev.Submitted(client, request.seq, specs, [self.options(spec.options) for spec in specs]))
+
+    def options(self, packed: bytes) -> Options:
+        """Return options decoded; the same bytes come with each task of a call."""
+        options = self._options.get(packed)
+        if options is None:
+            try:
+                options = self._options_decoder.decode(packed)
+            except (msgspec.MsgspecError, RecursionError) as error:
+                raise TaskpoolError(f"the options of a task cannot be read: {error}") from error
+            if len(self._options) < OPTIONS_CACHE_MAX:
+                self._options[packed] = options
+        return options
+
+    def _find_items(self, client: int, request: wire.Submit) -> dict[bytes, int]:
+        """Return uid → id of the batch items that are stored; those that ended badly get a new round."""
+        batch = request.specs[0].batch
+        assert batch is not None
+        if request.fresh:
+            self._store.forget_batch(batch)
+            return {}
+        items = [spec.item for spec in request.specs if spec.item is not None]
+        found = {item.item: item for item in self._store.find_batch(batch, items)}
+        known: dict[bytes, int] = {}
+        again: list[int] = []
+        for spec in request.specs:
+            item = found.get(spec.item) if spec.item is not None else None
+            if item is None:
+                continue
+            item.check_same(spec)
+            known[spec.uid] = item.id
+            if item.status in TERMINAL and item.status != SUCCEEDED:
+                again.append(item.id)
+        if again:
+            self.events.append(ev.RetryAsked(0, 0, self._store.rows(again)))
+        return known
+
+    def _attach(self, client: int, ids: Sequence[int], *, watch: bool) -> None:
+        if watch and ids:
+            self._readings.append((client, wire.Watch(-1, list(ids))))
+
+    def _cancel(self, client: int, request: wire.Cancel) -> None:
+        ids = self._matching(request.filter)
+        if request.dry_run:
+            self.server.send(client, Reply(request.seq, ids=ids))
+            return
+        absent = [task_id for task_id in ids if not self._scheduler.knows(task_id)]
+        self.events.append(
+            ev.CancelAsked(client, request.seq, ids, self._store.rows(absent), request.reason, request.grace_s, request.force)
+        )
+
+    def _retry(self, client: int, request: wire.Retry) -> None:
+        ids = self._matching(request.filter)
+        if request.dry_run:
+            self.server.send(client, Reply(request.seq, ids=ids))
+            return
+        self.events.append(ev.RetryAsked(client, request.seq, self._store.rows(ids), request.force))
+
+    def _matching(self, wanted: wire.Filter) -> list[int]:
+        if wanted == wire.Filter(ids=wanted.ids):
+            return list(wanted.ids)
+        return self._store.match(wanted, BULK_MAX)
+
+    # ---- after the commit -------------------------------------------------------------------------------------------
+
+    def accept(self, command: Accept, refused: frozenset[int]) -> None:
+        """Tell a client the ids of what it submitted, and watch them for it."""
+        client, ids = command.client, command.ids
+        merged = self._merges.pop((client, command.seq), None) if self._merges else None
+        unwatched = self._merges.pop((client, -command.seq - 1), None) if self._merges else None
+        if refused and not refused.isdisjoint(ids):
+            self.server.send(client, Refused(command.seq, "already_exists", "a task with that uid or batch item is stored already"))
+            return
+        if unwatched is None:
+            watchers, me = self.watchers, (client,)
+            for task_id in ids:
+                watchers[task_id] = me
+        if merged is not None:
+            fresh = iter(ids)
+            ids = [task_id or next(fresh) for task_id in merged]
+        self.server.send(client, wire.Accepted(command.seq, ids))
+
+    def respond(self, command: Respond) -> None:
+        """Tell a client what its cancel or retry did."""
+        self.server.send(command.client, Reply(command.seq, ids=command.ids, refused=command.refused))
+
+    def settle(self, ended: list[End | Move]) -> None:
+        """Tell all who wait that these tasks ended: one message a client."""
+        news: dict[int, list[Outcome]] = {}
+        watchers = self.watchers
+        for command in ended:
+            clients = watchers.pop(command.id, None)
+            if clients is None:
+                continue
+            outcome = _outcome(command)
+            for client in clients:
+                outcomes = news.get(client)
+                if outcomes is None:
+                    news[client] = [outcome]
+                else:
+                    outcomes.append(outcome)
+        for client, outcomes in news.items():
+            for part in _parts(outcomes):
+                self.server.send(client, Settled(part))
+
+    def answer_readings(self) -> None:
+        """Answer what only reads, now that the turn is stored."""
+        readings, self._readings = self._readings, []
+        for client, request in readings:
+            try:
+                reply = self._read(client, request)
+            except TaskpoolError as error:
+                self._refuse(client, getattr(request, "seq", 0), error)
+                continue
+            if reply is not None:
+                self.server.send(client, reply)
+
+    def _read(self, client: int, request: wire.Request) -> wire.Answer | None:
+        store = self._store
+        match request:
+            case wire.Watch(seq=seq, ids=ids):
+                self._watch(client, ids)
+                return Reply(seq) if seq >= 0 else None
+            case wire.Get(seq=seq, id=task_id):
+                return Reply(seq, tasks=[store.task(task_id)])
+            case wire.List(seq=seq, filter=wanted, limit=limit, before=before):
+                tasks = store.tasks(wanted, min(limit, PAGE_MAX), before)
+                return Reply(seq, tasks=tasks, next=tasks[-1].id if len(tasks) == min(limit, PAGE_MAX) and tasks else None)
+            case wire.Count(seq=seq, filter=wanted):
+                return Reply(seq, next=len(store.match(wanted, BULK_MAX)))
+            case wire.GetAttempts(seq=seq, id=task_id):
+                return Reply(seq, attempts=list(store.attempts(task_id)))
+            case wire.GetStats(seq=seq):
+                return Reply(seq, stats=self._stats())
+        return None
+
+    def _watch(self, client: int, ids: Sequence[int]) -> None:
+        done = self._store.outcomes(list(ids))
+        ended = {outcome.id for outcome in done}
+        for task_id in ids:
+            if task_id not in ended:
+                self.watchers[task_id] = (*self.watchers.get(task_id, ()), client)
+        for part in _parts(done):
+            self.server.send(client, Settled(part))
+
+    def _refuse(self, client: int, seq: int, error: TaskpoolError) -> None:
+        self.server.send(client, Refused(seq, error.code, error.message or str(error), error.hint))
+
+
+def stats_of(
+    scheduler: Scheduler, counts: dict[str, int], *, pid: int, epoch: int, store: str, uptime_s: float, turns: int, cpu_s: float
+) -> Stats:
+    """Return one screen of numbers from the scheduler's own tables."""
+    workers = []
+    for box in scheduler.workers.values():
+        row = next(iter(box.sent.values()), None)
+        state = "starting" if not box.pid else "busy" if row else "idle" if box.active else "spare"
+        workers.append(
+            WorkerState(
+                box.worker,
+                box.pid,
+                state,
+                row.id if row else None,
+                row.name if row else "",
+                row.started_at if row else None,
+                box.done,
+            )
+        )
+    return Stats(
+        pid, epoch, store, counts, tuple(workers), scheduler.finished, scheduler.attempts, scheduler.restarts, uptime_s, turns, cpu_s
+    )
+
+
+SETTLED_BYTES = 8 << 20  # results of one message; one result may be larger
+
+
+def _parts(outcomes: list[Outcome]) -> list[list[Outcome]]:
+    """Cut outcomes so that no message grows far beyond SETTLED_BYTES."""
+    total = sum(len(outcome.value) for outcome in outcomes if outcome.value is not None)
+    if total <= SETTLED_BYTES:
+        return [outcomes] if outcomes else []
+    parts: list[list[Outcome]] = [[]]
+    size = 0
+    for outcome in outcomes:
+        length = len(outcome.value or b"")
+        if parts[-1] and size + length > SETTLED_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(outcome)
+        size += length
+    return parts
+
+
+def _outcome(command: End | Move) -> Outcome:
+    if type(command) is End:
+        report = command.report
+        if command.to == SUCCEEDED and report is not None:
+            return Outcome(command.id, command.to, command.closed.attempt, report.codec, report.value, None, command.at)
+        return Outcome(command.id, command.to, command.closed.attempt, 1, None, command.error, command.at)
+    return Outcome(command.id, command.to, 0, 1, None, command.error, command.at)
