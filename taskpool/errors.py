@@ -117,6 +117,18 @@ class DuplicateHandler(TaskpoolError):
     code = "duplicate_handler"
 
 
+class InvalidSettings(TaskpoolError, ValueError):
+    """A setting of the pool makes no sense, as the message says."""
+
+    code = "invalid_settings"
+
+
+class MissingGuard(TaskpoolError, RuntimeError):
+    """A worker imports the script's functions; what starts a pool belongs under `if __name__ == "__main__":`."""
+
+    code = "missing_guard"
+
+
 class InvalidTask(TaskpoolError):
     """An option of the task makes no sense, as the message says."""
 

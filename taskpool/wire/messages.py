@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from taskpool.config import Settings
 from taskpool.model import Filter, Progress, Stats, Task, TaskError, TaskSpec
 
 PROTOCOL = 1
@@ -111,6 +112,17 @@ class Forked(msgspec.Struct, tag=True):
     worker_id: int
     pid: int
     error: str = ""
+
+
+# ---- the script that starts a supervisor → supervisor ---------------------------------------------------------------
+
+
+class Boot(msgspec.Struct, tag=True):
+    """First frame on the inherited socket, before the owner's Hello: what to serve, how workers find the script, whose it is."""
+
+    settings: Settings
+    prepare: Prepare
+    owner_pid: int
 
 
 # ---- client → supervisor --------------------------------------------------------------------------------------------
@@ -262,6 +274,7 @@ class Reply(msgspec.Struct, array_like=True, tag="reply"):
     ids: list[int] | None = None  # those a bulk verb changed
     refused: list[int] | None = None  # those it could not
     next: int | None = None
+    count: int | None = None  # tasks that match
 
 
 class Refused(msgspec.Struct, array_like=True, tag="refused"):
@@ -290,6 +303,7 @@ class Goodbye(msgspec.Struct, array_like=True, tag="goodbye"):
 Answer = Welcome | Accepted | Settled | Reply | Refused | News | Goodbye
 
 encoder = msgspec.msgpack.Encoder()
+boot_decoder = msgspec.msgpack.Decoder(Boot)
 request_decoder = msgspec.msgpack.Decoder(Request)
 answer_decoder = msgspec.msgpack.Decoder(Answer)
 jobs_decoder = msgspec.msgpack.Decoder(list[Job])

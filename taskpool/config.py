@@ -1,0 +1,214 @@
+"""One frozen Settings, validated once at start, and the places that follow from it.
+
+Nothing here knows what a store or a supervisor is: the door that starts a pool, the supervisor that serves it and the
+verbs that look for it agree on names and numbers through this page.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import stat
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from taskpool.errors import InvalidSettings
+
+Durability = Literal["power", "process"]
+OnOwnerDeath = Literal["stop", "drain"]
+
+WORKERS_MAX = 1024
+PAYLOAD_BYTES_MAX = 16 << 20  # the encoded arguments of one task
+RESULT_BYTES_MAX = 16 << 20  # the encoded result of one task
+SOCKET_PATH_BYTES_MAX = 107  # sun_path less its terminating zero
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_FILE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one pool is told at its start; travels to the supervisor. Build it with `settings`, which explains bad values.
+
+    store: absolute path of the database file; private: a temporary store that is thrown away with the pool; workers: how many
+    processes run tasks; durability: an acknowledged submit survives a power cut ("power") or only the death of processes
+    ("process"); on_owner_death: what becomes of running tasks when the script dies ("stop" puts them back, "drain" lets them
+    end for owner_grace_s); cancel_grace_s: from the request to the kill; drain_grace_s: how long a served pool waits at SIGTERM.
+    """
+
+    store: str
+    private: bool = False
+    workers: int = 1
+    durability: Durability = "power"
+    on_owner_death: OnOwnerDeath = "stop"
+    owner_grace_s: float = 60.0
+    cancel_grace_s: float = 5.0
+    drain_grace_s: float = 30.0
+    payload_bytes_max: int = PAYLOAD_BYTES_MAX
+    result_bytes_max: int = RESULT_BYTES_MAX
+
+
+def settings(
+    store: str | os.PathLike[str],
+    *,
+    private: bool = False,
+    workers: int | None = None,
+    durability: Durability | None = None,
+    on_owner_death: OnOwnerDeath = "stop",
+    owner_grace: float | timedelta = 60.0,
+    cancel_grace: float | timedelta = 5.0,
+    drain_grace: float | timedelta = 30.0,
+    payload_bytes_max: int = PAYLOAD_BYTES_MAX,
+    result_bytes_max: int = RESULT_BYTES_MAX,
+) -> Settings:
+    """Return checked Settings for a store's file (a path). Graces in seconds. Raises InvalidSettings, which names the value.
+
+    workers None: as many as there are usable CPUs; durability None: power, for a private store process.
+    """
+    return Settings(
+        store=os.path.realpath(os.fspath(store)),
+        private=private,
+        workers=usable_cpus() if workers is None else _whole("workers", workers, 1, WORKERS_MAX),
+        durability=_one_of("durability", durability or ("process" if private else "power"), ("power", "process")),
+        on_owner_death=_one_of("on_owner_death", on_owner_death, ("stop", "drain")),
+        owner_grace_s=seconds("owner_grace", owner_grace),
+        cancel_grace_s=seconds("cancel_grace", cancel_grace),
+        drain_grace_s=seconds("drain_grace", drain_grace),
+        payload_bytes_max=_whole("payload_bytes_max", payload_bytes_max, 1, 60 << 20),
+        result_bytes_max=_whole("result_bytes_max", result_bytes_max, 1, 60 << 20),
+    )
+
+
+# ---- values ---------------------------------------------------------------------------------------------------------
+
+
+def seconds(name: str, value: object) -> float:
+    """Return a duration in seconds from a number or a timedelta. Raises InvalidSettings unless it is finite and not negative."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise InvalidSettings(f"{name} must be a number of seconds (or a timedelta), not negative: {value!r}")
+    return float(value)
+
+
+def _whole(name: str, value: object, least: int, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InvalidSettings(f"{name} must be a whole number from {least} to {most}: {value!r}")
+    return value
+
+
+def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> Any:
+    if value not in choices:
+        raise InvalidSettings(f"{name} must be {' or '.join(map(repr, choices))}: {value!r}")
+    return value
+
+
+# ---- places ---------------------------------------------------------------------------------------------------------
+
+
+def store_path(store: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a store that is given as a path, or as a bare name in the user's data directory.
+
+    What holds a slash or ends in .db, .sqlite or .sqlite3 is a path; a name makes `$XDG_DATA_HOME/taskpool/<name>.db` and that
+    directory (0700). Symbolic links are followed, so that one file has one owner. Raises InvalidSettings.
+    """
+    text = os.fspath(store)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InvalidSettings(f"a store is a path or a name: {store!r}")
+    if text.startswith((":memory:", "file:")):
+        raise InvalidSettings(f"{text} cannot be shared between processes", hint="leave the store out for a private temporary one")
+    if not isinstance(store, str) or "/" in text or text.endswith(_FILE_SUFFIXES):
+        path = Path(os.path.realpath(os.path.expanduser(text)))
+        if path.is_dir():
+            raise InvalidSettings(f"{path} is a directory", hint="name a file in it")
+        return path
+    if not _NAME.fullmatch(text):
+        raise InvalidSettings(f"{text!r} is no name of a store", hint="letters, digits, dots and dashes; or a path with a slash")
+    import platformdirs
+
+    place = platformdirs.user_data_path("taskpool")
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Path(os.path.realpath(place / f"{text}.db"))
+
+
+def socket_path(db: str | os.PathLike[str]) -> Path:
+    """Return where the supervisor of a store listens: `<db>.d/run/sock`, or a short hashed name if that is too long for a socket.
+
+    Nothing is made. The directory must be the user's own, 0700; the supervisor sees to it.
+    """
+    path = Path(f"{os.path.realpath(os.fspath(db))}.d/run/sock")
+    if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX:
+        return path
+    from hashlib import blake2b
+
+    name = blake2b(os.fsencode(path), digest_size=10).hexdigest()
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(base) and len(os.fsencode(base)) <= 60 and os.path.isdir(base):
+        return Path(base, "taskpool", f"{name}.sock")
+    return Path(f"/tmp/taskpool-{os.geteuid()}", f"{name}.sock")
+
+
+# ---- the machine ----------------------------------------------------------------------------------------------------
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may keep busy: its affinity (or PYTHON_CPU_COUNT), bounded by the quota of its cgroups."""
+    count = getattr(os, "process_cpu_count", lambda: None)  # Python 3.13
+    cpus: int = count() or len(os.sched_getaffinity(0))
+    quota = cgroup_cpus(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    return max(1, min(cpus, math.ceil(quota))) if quota is not None else cpus
+
+
+def cgroup_cpus(membership: Path, mount: Path) -> float | None:
+    """Return the CPU quota of a process's cgroups (v2 or v1), None if there is none. A quota of any group above counts too."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return None
+    quotas: list[float] = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":
+            quotas += _quotas(mount, group, _quota_v2)
+        elif "cpu" in controllers.split(","):
+            for place in (controllers, "cpu"):
+                quotas += _quotas(mount / place, group, _quota_v1)
+    return min(quotas, default=None)
+
+
+def _quotas(root: Path, group: str, read: Any) -> list[float]:
+    """Return the quotas of a group and all groups above it; inside a container the group's path may not exist: then the root's."""
+    parts = [part for part in group.split("/") if part not in ("", "..")]
+    places = [root.joinpath(*parts[:n]) for n in range(len(parts), -1, -1)]
+    return [quota for place in places if (quota := read(place)) is not None]
+
+
+def _quota_v2(place: Path) -> float | None:
+    try:
+        quota, period = (place / "cpu.max").read_text().split()
+        return int(quota) / int(period) if quota != "max" else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _quota_v1(place: Path) -> float | None:
+    try:
+        quota = int((place / "cpu.cfs_quota_us").read_text())
+        return quota / int((place / "cpu.cfs_period_us").read_text()) if quota > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+# ---- who else lives here --------------------------------------------------------------------------------------------
+
+
+def is_private_dir(path: Path) -> bool:
+    """Whether a directory exists and is this user's alone (no symbolic link, 0700 or less)."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
