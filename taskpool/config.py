@@ -10,6 +10,7 @@ import math
 import os
 import re
 import stat
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -156,8 +157,8 @@ def socket_path(db: str | os.PathLike[str]) -> Path:
 
 def usable_cpus() -> int:
     """Return how many CPUs this process may keep busy: its affinity (or PYTHON_CPU_COUNT), bounded by the quota of its cgroups."""
-    count = getattr(os, "process_cpu_count", lambda: None)  # Python 3.13
-    cpus: int = count() or len(os.sched_getaffinity(0))
+    count: Callable[[], int | None] = getattr(os, "process_cpu_count", lambda: None)  # Python 3.13
+    cpus = count() or len(os.sched_getaffinity(0))
     quota = cgroup_cpus(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
     return max(1, min(cpus, math.ceil(quota))) if quota is not None else cpus
 
@@ -179,7 +180,7 @@ def cgroup_cpus(membership: Path, mount: Path) -> float | None:
     return min(quotas, default=None)
 
 
-def _quotas(root: Path, group: str, read: Any) -> list[float]:
+def _quotas(root: Path, group: str, read: Callable[[Path], float | None]) -> list[float]:
     """Return the quotas of a group and all groups above it; inside a container the group's path may not exist: then the root's."""
     parts = [part for part in group.split("/") if part not in ("", "..")]
     places = [root.joinpath(*parts[:n]) for n in range(len(parts), -1, -1)]

@@ -274,7 +274,6 @@ class Reply(msgspec.Struct, array_like=True, tag="reply"):
     ids: list[int] | None = None  # those a bulk verb changed
     refused: list[int] | None = None  # those it could not
     next: int | None = None
-    count: int | None = None  # tasks that match
 
 
 class Refused(msgspec.Struct, array_like=True, tag="refused"):
