@@ -23,8 +23,6 @@ Durability = Literal["power", "process"]
 OnOwnerDeath = Literal["stop", "drain"]
 
 WORKERS_MAX = 1024
-PAYLOAD_BYTES_MAX = 16 << 20  # the encoded arguments of one task
-RESULT_BYTES_MAX = 16 << 20  # the encoded result of one task
 SOCKET_PATH_BYTES_MAX = 107  # sun_path less its terminating zero
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -48,8 +46,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     owner_grace_s: float = 60.0
     cancel_grace_s: float = 5.0
     drain_grace_s: float = 30.0
-    payload_bytes_max: int = PAYLOAD_BYTES_MAX
-    result_bytes_max: int = RESULT_BYTES_MAX
 
 
 def settings(
@@ -62,8 +58,6 @@ def settings(
     owner_grace: float | timedelta = 60.0,
     cancel_grace: float | timedelta = 5.0,
     drain_grace: float | timedelta = 30.0,
-    payload_bytes_max: int = PAYLOAD_BYTES_MAX,
-    result_bytes_max: int = RESULT_BYTES_MAX,
 ) -> Settings:
     """Return checked Settings for a store's file (a path). Graces in seconds. Raises InvalidSettings, which names the value.
 
@@ -78,8 +72,6 @@ def settings(
         owner_grace_s=seconds("owner_grace", owner_grace),
         cancel_grace_s=seconds("cancel_grace", cancel_grace),
         drain_grace_s=seconds("drain_grace", drain_grace),
-        payload_bytes_max=_whole("payload_bytes_max", payload_bytes_max, 1, 60 << 20),
-        result_bytes_max=_whole("result_bytes_max", result_bytes_max, 1, 60 << 20),
     )
 
 
@@ -116,8 +108,8 @@ def store_path(store: str | os.PathLike[str]) -> Path:
     What holds a slash or ends in .db, .sqlite or .sqlite3 is a path; a name makes `$XDG_DATA_HOME/taskpool/<name>.db` and that
     directory (0700). Symbolic links are followed, so that one file has one owner. Raises InvalidSettings.
     """
-    text = os.fspath(store)
-    if not isinstance(text, str) or not text or "\0" in text:
+    text = os.fsdecode(store)
+    if not text or "\0" in text:
         raise InvalidSettings(f"a store is a path or a name: {store!r}")
     if text.startswith((":memory:", "file:")):
         raise InvalidSettings(f"{text} cannot be shared between processes", hint="leave the store out for a private temporary one")
@@ -157,8 +149,8 @@ def socket_path(db: str | os.PathLike[str]) -> Path:
 
 def usable_cpus() -> int:
     """Return how many CPUs this process may keep busy: its affinity (or PYTHON_CPU_COUNT), bounded by the quota of its cgroups."""
-    count: Callable[[], int | None] = getattr(os, "process_cpu_count", lambda: None)  # Python 3.13
-    cpus = count() or len(os.sched_getaffinity(0))
+    count = getattr(os, "process_cpu_count", None)  # Python 3.13
+    cpus: int = (count() or 1) if count is not None else len(os.sched_getaffinity(0))
     quota = cgroup_cpus(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
     return max(1, min(cpus, math.ceil(quota))) if quota is not None else cpus
 
