@@ -90,6 +90,7 @@ class Move(msgspec.Struct, gc=False):
     error: TaskError | None = None
     clear_error: bool = False  # a new round: error, result and finished_at become NULL
     scheduled_at: int | None = None
+    attempt: int = 0  # for those who wait; the move does not change it
 
 
 class Checkpoint(msgspec.Struct, gc=False):

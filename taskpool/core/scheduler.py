@@ -347,7 +347,7 @@ class Scheduler:
         if next(iter(box.sent)) != row.n:
             self._out.append(TakeBack(box.worker, row.n - 1))  # if it has begun meanwhile, TakenBack sends the signal
         elif event.force or grace <= 0:
-            self._out.append(Kill(box.worker, row.n, "cancel"))
+            self._out.append(Signal(box.worker, row.n, 0.0))
         else:
             self._out.append(Signal(box.worker, row.n, grace))
 

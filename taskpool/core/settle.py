@@ -74,6 +74,7 @@ def move(
         extras=extras_of(row, finish_reason),
         error=error,
         scheduled_at=scheduled_at,
+        attempt=row.attempt,
     )
     row.status = to
     row.version += 1

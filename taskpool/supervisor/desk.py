@@ -307,4 +307,4 @@ def _outcome(command: End | Move) -> Outcome:
         if command.to == SUCCEEDED and report is not None:
             return Outcome(command.id, command.to, command.closed.attempt, report.codec, report.value, None, command.at)
         return Outcome(command.id, command.to, command.closed.attempt, 1, None, command.error, command.at)
-    return Outcome(command.id, command.to, 0, 1, None, command.error, command.at)
+    return Outcome(command.id, command.to, command.attempt, 1, None, command.error, command.at)

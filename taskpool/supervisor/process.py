@@ -1,0 +1,305 @@
+"""The supervisor's process: put the parts together, go on where the last owner left off, turn until the end, leave nothing behind.
+
+It imports no user code, runs none, and decodes no user bytes. Under a script it has a session of its own, so that Ctrl-C reaches
+the script alone, and a pidfd of the script, whose end ends the pool.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from hashlib import blake2b
+
+import msgspec
+
+from taskpool import config
+from taskpool.clock import SystemClock
+from taskpool.config import Settings
+from taskpool.core import events as ev
+from taskpool.core.scheduler import Scheduler
+from taskpool.engines import recovery, sweep
+from taskpool.engines.node import Node
+from taskpool.errors import TaskpoolError
+from taskpool.model import Stats
+from taskpool.store.store import Store
+from taskpool.supervisor.desk import Desk, stats_of
+from taskpool.supervisor.loop import Loop
+from taskpool.supervisor.server import Connection, Server
+from taskpool.wire import messages as wire
+from taskpool.wire.frames import FrameWriter
+from taskpool.wire.poller import Poller
+
+OPEN_WAIT_S = 5.0  # how long a new owner waits for one that is just ending
+GOODBYE = "the pool was stopped"
+
+
+def main(argv: list[str]) -> int:
+    """Serve the script at the other end of an inherited socket (`--fd N`) until it leaves. Return the exit code."""
+    sock = socket.socket(fileno=int(argv[argv.index("--fd") + 1]))
+    sock.set_inheritable(False)
+    boot = _receive_boot(sock)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    supervisor = Supervisor(boot.settings, boot.prepare, log=lambda line: None)
+    return supervisor.serve_owner(sock, boot.owner_pid)
+
+
+def serve(settings: Settings, prepare: wire.Prepare, *, log: Callable[[str], None]) -> int:
+    """Own the store in this process and take work from clients until SIGTERM or SIGINT. Return the exit code.
+
+    The first signal stops taking work and waits `drain_grace_s`; the second ends at once. Raises TaskpoolError when it cannot start.
+    """
+    return Supervisor(settings, prepare, log=log).serve_all()
+
+
+class Supervisor:
+    """One supervisor, from start to end."""
+
+    def __init__(self, settings: Settings, prepare: wire.Prepare, *, log: Callable[[str], None]) -> None:
+        self.settings = settings
+        self._log = log
+        self._started = time.monotonic()
+        self._poller = Poller()
+        self._clock = SystemClock()
+        self._prepare = prepare
+        self._hellos: list[Connection] = []
+        self._failure: TaskpoolError | None = None
+        self._signals = 0
+        self._owner: Connection | None = None
+        self._notices: list[str] = []
+
+    # ---- the two ways to serve --------------------------------------------------------------------------------------
+
+    def serve_owner(self, sock: socket.socket, owner_pid: int) -> int:
+        """Serve a script's Pool: refuse in words what cannot start, and end with the script."""
+        try:
+            self._assemble()
+        except TaskpoolError as error:
+            _refuse(sock, error)
+            return 5
+        self._owner = self._server.adopt(sock, owner=True)
+        self._watch_owner(owner_pid)
+        return self._run()
+
+    def serve_all(self) -> int:
+        """Serve whoever connects."""
+        self._assemble()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        return self._run()
+
+    # ---- start ------------------------------------------------------------------------------------------------------
+
+    def _assemble(self) -> None:
+        settings = self.settings
+        store = self._store = open_store(settings, self._log)
+        mark = blake2b(os.fsencode(settings.store), digest_size=12).hexdigest()
+        run_dir = store.places.run
+        sweep.sweep_before_start(mark)  # under the store's lock: whoever bears the mark is of a dead owner
+        self._node = Node(run_dir, store.epoch, mark, prepare=self._prepare, on_prepared=self._on_prepared, limits=settings)
+        scheduler = self._scheduler = Scheduler(
+            settings.workers, depth_max=self._node.mailbox_limit, grace_s=settings.cancel_grace_s
+        )
+        desk = self._desk = Desk(store, scheduler, self.stats)
+        self._server = desk.server = Server(self._poller, desk.on_request, self._on_gone)
+        desk.on_hello = self._on_hello
+        self._loop = Loop(
+            store=store,
+            engine=self._node,
+            scheduler=scheduler,
+            desk=desk,
+            server=self._server,
+            poller=self._poller,
+            clock=self._clock,
+            log=self._log,
+        )
+        self._node.start(self._poller, self._loop.deliver)
+        self._recover()
+        self._server.listen(config.socket_path(settings.store))
+        if store.unclean:
+            self._check = store.start_check()
+            self._poller.add(self._check.fileno(), self._on_checked)
+
+    def _recover(self) -> None:
+        """Turn what the last owner left behind into events: rows that ran, the pages of their workers, and what waits."""
+        store = self._store
+        running = {row.id: row for row in store.running()}
+        events: list[ev.Event] = []
+        pages = recovery.recover(store.places.run, store.epoch)
+        begun: set[tuple[int, int]] = set()
+        voids: set[int] = set()
+        for page in pages:
+            if page.current is not None:
+                begun.add(page.current)
+            if page.void:
+                voids.add(page.worker)
+            for record in page.records:
+                if isinstance(record, wire.Report):
+                    row = running.get(record.task_id)
+                    if row is not None and row.attempt == record.attempt:
+                        events.append(ev.Recovered(running.pop(record.task_id), True, record))
+                elif isinstance(record, wire.Checkpointed) and record.task_id in running:
+                    store.save_checkpoint(record.task_id, record.attempt, record.data)
+        known = {page.worker for page in pages} - voids
+        for row in running.values():
+            # Without a page of this boot nobody knows how far it came: what was sent counts as begun.
+            events.append(ev.Recovered(row, (row.id, row.attempt) in begun or row.worker not in known))
+        if events:
+            self._log(f"{len(events)} tasks ran when the last owner died")
+        opened = ev.Opened(store.next_id(), store.queues_waiting())
+        for event in [*events, opened]:
+            self._loop.deliver(event)
+        self._loop.turn()
+        recovery.forget(pages)
+
+    def _run(self) -> int:
+        gc.collect()
+        gc.freeze()
+        gc.disable()  # nothing of ours makes cycles; the soak shows that nothing leaks
+        code = 0
+        try:
+            self._loop.run()
+            reason = self._failure.message if self._failure else self._loop.reason or GOODBYE
+            code = 1 if self._failure or self._loop.reason else 0
+        except BaseException as error:
+            reason = f"the supervisor failed: {type(error).__name__}: {error}"
+            self._log(reason)
+            raise
+        finally:
+            self._end(reason)
+        return code
+
+    def _end(self, reason: str) -> None:
+        """Leave nothing behind; what cannot be done any more is passed over."""
+        self._node.stop()
+        self._server.close(reason)
+        try:
+            self._store.close(clean=True)
+        except TaskpoolError as error:
+            self._log(f"closing the store: {error}")
+
+    # ---- what happens meanwhile -------------------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """Return the pool's numbers."""
+        return stats_of(
+            self._scheduler,
+            self._store.counts(),
+            pid=os.getpid(),
+            epoch=self._store.epoch,
+            store=self.settings.store,
+            uptime_s=time.monotonic() - self._started,
+            turns=self._loop.turns,
+            cpu_s=time.process_time(),
+        )
+
+    def stop(self, grace_s: float | None, *, why: str = "") -> None:
+        """Begin no more; kill after the grace."""
+        self._desk.refusal = wire.Refused(0, "pool_stopped", why or "the pool is stopping")
+        self._node.stopping()
+        self._loop.deliver(ev.StopAsked(grace_s))
+        self._poller.wake()
+
+    def _on_hello(self, connection: Connection) -> None:
+        """Welcome a client once the handlers are loaded, so that their import errors are told at once."""
+        if self._node.prepared is None:
+            self._hellos.append(connection)
+            return
+        self._welcome(connection)
+
+    def _welcome(self, connection: Connection) -> None:
+        prepared = self._node.prepared
+        assert prepared is not None
+        if prepared.error:
+            refusal = wire.Refused(0, "invalid_handler", "a module with handlers cannot be imported:\n" + prepared.error)
+            self._server.send(connection.number, refusal)
+            return
+        notices = [*self._notices, *prepared.notices]
+        welcome = wire.Welcome(
+            wire.PROTOCOL, os.getpid(), self.settings.store, self._store.epoch, self.settings.workers, notices
+        )
+        self._server.send(connection.number, welcome)
+
+    def _on_prepared(self) -> None:
+        hellos, self._hellos = self._hellos, []
+        for connection in hellos:
+            self._welcome(connection)
+        prepared = self._node.prepared
+        if prepared is not None and prepared.error:
+            self._failure = TaskpoolError(f"a module with handlers cannot be imported:\n{prepared.error}")
+            self._log(self._failure.message)
+            self.stop(0.0, why="a module with handlers cannot be imported")
+
+    def _on_gone(self, connection: Connection) -> None:
+        if connection is self._owner:
+            self._owner_gone()
+
+    def _watch_owner(self, pid: int) -> None:
+        """A child that the script forked may keep the socket open; the pidfd cannot be kept by anybody."""
+        try:
+            self._owner_fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._owner_gone()
+            return
+        self._poller.add(self._owner_fd, lambda events: self._owner_gone())
+
+    def _owner_gone(self) -> None:
+        if getattr(self, "_owner_fd", -1) >= 0:
+            self._poller.remove(self._owner_fd)
+            os.close(self._owner_fd)
+            self._owner_fd = -1
+        drain = self.settings.on_owner_death == "drain"
+        self.stop(self.settings.owner_grace_s if drain else 0.0, why="the pool's owner has gone")
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._signals += 1
+        self._log("stopping: running tasks may end" if self._signals == 1 else "stopping now")
+        self.stop(self.settings.drain_grace_s if self._signals == 1 else 0.0)
+
+    def _on_checked(self, events: int) -> None:
+        """The helper that checks the file after an unclean stop has ended."""
+        self._poller.remove(self._check.fileno())
+        problem = self._check.result()
+        if problem:
+            self._failure = TaskpoolError(problem)
+            self._log(problem)
+            self.stop(0.0, why=problem)
+
+
+def open_store(settings: Settings, log: Callable[[str], None]) -> Store:
+    """Open the store; wait a little for an owner that is just ending, saying so. Raises StoreError."""
+    from taskpool.errors import StoreLocked
+
+    until = time.monotonic() + OPEN_WAIT_S
+    told = False
+    while True:
+        try:
+            return Store.open(settings.store, durability=settings.durability)
+        except StoreLocked as error:
+            if not getattr(error, "ending", False) or time.monotonic() > until:
+                raise
+            if not told:
+                log("waiting for the last owner to end")
+                told = True
+            time.sleep(0.02)
+
+
+def _receive_boot(sock: socket.socket) -> wire.Boot:
+    """Read exactly the first frame: what follows it belongs to the client that the script will be."""
+
+    def exactly(size: int) -> bytes:
+        data = sock.recv(size, socket.MSG_WAITALL)
+        if len(data) < size:
+            sys.exit(0)  # the script died before it had said what it wants
+        return data
+
+    return msgspec.msgpack.decode(exactly(int.from_bytes(exactly(4), "little")), type=wire.Boot)
+
+
+def _refuse(sock: socket.socket, error: TaskpoolError) -> None:
+    FrameWriter(sock).send(wire.encoder.encode(wire.Refused(0, error.code, error.message, error.hint)))
+    sock.close()
