@@ -31,6 +31,7 @@ from taskpool.core.events import TaskRow
 from taskpool.core.lifecycle import PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.line import LINE_MAX, Line
 from taskpool.core.mailbox import DEPTH_MAX, Durations, Mailbox
+from taskpool.model import TaskError
 
 CANCEL_GRACE_S = 5.0
 BOOT_FAILURES_MAX = 5  # workers that die before they are ready …
@@ -79,7 +80,8 @@ class Scheduler:
 
     def handle(self, event: ev.Event, now: Instant) -> list[Command]:
         """Take one event; return what follows from it, in order."""
-        self._out = out = []
+        out: list[Command] = []
+        self._out = out
         match event:
             case ev.Reported():
                 self._on_reported(event, now)
@@ -333,7 +335,7 @@ class Scheduler:
         if first:
             row.cancel_requested_at, row.cancel_reason = now.wall, event.reason
         if row.status != RUNNING:
-            error = settle.TaskError("cancelled", event.reason or "cancelled before it started", False)
+            error = TaskError("cancelled", event.reason or "cancelled before it started", False)
             self._out.append(settle.move(row, "cancelled", now, error=error, finish_reason="user"))
             self.finished += 1
             self.tasks.pop(row.id, None)

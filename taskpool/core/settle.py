@@ -25,9 +25,7 @@ def extras_of(row: TaskRow, finish_reason: str | None = None) -> Extras | None:
     """Return the rarer counts of a task, or None while there are none."""
     if not (row.round or row.crashes or row.interruptions or row.snoozes or row.cancel_requested_at or finish_reason):
         return None
-    return Extras(
-        row.round, row.crashes, row.interruptions, row.snoozes, row.cancel_requested_at, row.cancel_reason, finish_reason
-    )
+    return Extras(row.round, row.crashes, row.interruptions, row.snoozes, row.cancel_requested_at, row.cancel_reason, finish_reason)
 
 
 def _end(
@@ -41,9 +39,7 @@ def _end(
     scheduled_at: int | None = None,
     finish_reason: str | None = None,
 ) -> End:
-    end = End(
-        row.id, row.version, to, now.wall, row.charged, closed, report, error, extras_of(row, finish_reason), scheduled_at
-    )
+    end = End(row.id, row.version, to, now.wall, row.charged, closed, report, error, extras_of(row, finish_reason), scheduled_at)
     row.status = to
     row.version += 1
     row.worker = 0

@@ -17,7 +17,7 @@ from taskpool.core.commands import Accept, End, Move, Respond
 from taskpool.core.lifecycle import SUCCEEDED, TERMINAL
 from taskpool.core.scheduler import Scheduler
 from taskpool.errors import TaskpoolError
-from taskpool.model import Options, Stats, WorkerState
+from taskpool.model import Filter, Options, Stats, WorkerState
 from taskpool.store.store import Store
 from taskpool.supervisor.server import Connection, Server
 from taskpool.wire import messages as wire
@@ -166,8 +166,8 @@ class Desk:
             return
         self.events.append(ev.RetryAsked(client, request.seq, self._store.rows(ids), request.force))
 
-    def _matching(self, wanted: wire.Filter) -> list[int]:
-        if wanted == wire.Filter(ids=wanted.ids):
+    def _matching(self, wanted: Filter) -> list[int]:
+        if wanted == Filter(ids=wanted.ids):
             return list(wanted.ids)
         return self._store.match(wanted, BULK_MAX)
 
@@ -277,7 +277,17 @@ def stats_of(
             )
         )
     return Stats(
-        pid, epoch, store, counts, tuple(workers), scheduler.finished, scheduler.attempts, scheduler.restarts, uptime_s, turns, cpu_s
+        pid,
+        epoch,
+        store,
+        counts,
+        tuple(workers),
+        scheduler.finished,
+        scheduler.attempts,
+        scheduler.restarts,
+        uptime_s,
+        turns,
+        cpu_s,
     )
 
 
@@ -302,7 +312,7 @@ def _parts(outcomes: list[Outcome]) -> list[list[Outcome]]:
 
 
 def _outcome(command: End | Move) -> Outcome:
-    if type(command) is End:
+    if isinstance(command, End):
         report = command.report
         if command.to == SUCCEEDED and report is not None:
             return Outcome(command.id, command.to, command.closed.attempt, report.codec, report.value, None, command.at)

@@ -80,7 +80,7 @@ class Loop:
 
     def turn(self) -> None:
         """Take all that has arrived through one transaction."""
-        self._engine.collect()
+        mark = self._engine.collect()
         events, self._events = self._events, []
         events += self._desk.take_events()
         now = self._clock.now()
@@ -92,7 +92,7 @@ class Loop:
         self.turns += 1
         if commands:
             self._apply(commands, now)
-        self._engine.committed()
+        self._engine.committed(mark)
         self._desk.answer_readings()
         self._look_at_progress(now)
 
@@ -167,7 +167,9 @@ class Loop:
             except StoreBusy:
                 if waited > BUSY_WARN_S and not warned:
                     warned = True
-                    self._log("another connection has held the store's write lock for over a second; nothing can be stored meanwhile")
+                    self._log(
+                        "another connection has held the store's write lock for over a second; nothing can be stored meanwhile"
+                    )
             except StoreFull as error:
                 # What is new is refused, so that its client can tell; what was computed is held until there is room.
                 new = {save.id for save in saves if isinstance(save, cmd.Insert)}
@@ -260,11 +262,7 @@ class Loop:
 
     def _tell_followers(self, changed: dict[int, Progress]) -> None:
         output = self._engine.output_news()
-        begun = {
-            row.id: box.pid
-            for box in self._scheduler.workers.values()
-            for row in list(box.sent.values())[:1]
-        }
+        begun = {row.id: box.pid for box in self._scheduler.workers.values() for row in list(box.sent.values())[:1]}
         for connection in list(self._server.connections.values()):
             follows = connection.follows
             if follows is None:

@@ -100,7 +100,7 @@ class Supervisor:
         mark = blake2b(os.fsencode(settings.store), digest_size=12).hexdigest()
         run_dir = store.places.run
         sweep.sweep_before_start(mark)  # under the store's lock: whoever bears the mark is of a dead owner
-        self._node = Node(run_dir, store.epoch, mark, prepare=self._prepare, on_prepared=self._on_prepared, limits=settings)
+        self._node = Node(run_dir, store.epoch, mark, prepare=self._prepare)
         scheduler = self._scheduler = Scheduler(
             settings.workers, depth_max=self._node.mailbox_limit, grace_s=settings.cancel_grace_s
         )
@@ -117,7 +117,7 @@ class Supervisor:
             clock=self._clock,
             log=self._log,
         )
-        self._node.start(self._poller, self._loop.deliver)
+        self._node.start(self._poller, self._loop.deliver, self._on_prepared)
         self._recover()
         self._server.listen(config.socket_path(settings.store))
         if store.unclean:
@@ -219,17 +219,14 @@ class Supervisor:
             self._server.send(connection.number, refusal)
             return
         notices = [*self._notices, *prepared.notices]
-        welcome = wire.Welcome(
-            wire.PROTOCOL, os.getpid(), self.settings.store, self._store.epoch, self.settings.workers, notices
-        )
+        welcome = wire.Welcome(wire.PROTOCOL, os.getpid(), self.settings.store, self._store.epoch, self.settings.workers, notices)
         self._server.send(connection.number, welcome)
 
-    def _on_prepared(self) -> None:
+    def _on_prepared(self, prepared: wire.Prepared) -> None:
         hellos, self._hellos = self._hellos, []
         for connection in hellos:
             self._welcome(connection)
-        prepared = self._node.prepared
-        if prepared is not None and prepared.error:
+        if prepared.error:
             self._failure = TaskpoolError(f"a module with handlers cannot be imported:\n{prepared.error}")
             self._log(self._failure.message)
             self.stop(0.0, why="a module with handlers cannot be imported")

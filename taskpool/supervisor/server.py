@@ -41,7 +41,9 @@ class Connection:
 class Server:
     """Accepts clients, decodes their requests, sends answers. Nothing here blocks."""
 
-    def __init__(self, poller: Poller, on_request: Callable[[Connection, Request], None], on_gone: Callable[[Connection], None]) -> None:
+    def __init__(
+        self, poller: Poller, on_request: Callable[[Connection, Request], None], on_gone: Callable[[Connection], None]
+    ) -> None:
         self._poller = poller
         self._on_request = on_request
         self._on_gone = on_gone
