@@ -85,11 +85,14 @@ Record = Report | Skipped | Checkpointed | Spilled
 
 
 class Prepare(msgspec.Struct, tag=True):
-    """First message to the zygote. main: pickled multiprocessing preparation data; preload: modules that register handlers."""
+    """First message to the zygote. main: the script's `__main__` as engines.preparation describes it; preload: modules that register
+    handlers; late: those of them that each worker imports by itself.
+    """
 
     main: bytes = b""
     preload: tuple[str, ...] = ()
     main_stem: str = ""
+    late: tuple[str, ...] = ()
 
 
 class Fork(msgspec.Struct, tag=True):
