@@ -7,7 +7,7 @@ plain strings.
 from __future__ import annotations
 
 import enum
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -264,6 +264,75 @@ class Stats(msgspec.Struct, frozen=True):
     turns: int = 0
     cpu_s: float = 0.0
     notices: tuple[str, ...] = ()
+
+
+class Running(msgspec.Struct, frozen=True):
+    """The task that a handler runs right now, as its controller knows it. deadline_at: wall µs."""
+
+    id: int
+    attempt: int
+    name: str
+    tags: tuple[str, ...] = ()
+    headers: dict[str, str] = {}
+    trace_ctx: dict[str, str] = {}
+    deadline_at: int | None = None
+    timeout_s: float | None = None
+
+
+class Controller(Protocol):
+    """What a running handler talks to.
+
+    A handler whose first parameter is annotated with it is given one; others call `taskpool.controller()`.
+    """
+
+    @property
+    def task(self) -> Running:
+        """Return the running task."""
+        ...
+
+    @property
+    def attempt(self) -> int:
+        """Return the number of this attempt, from 1; it rises for the whole life of the task."""
+        ...
+
+    @property
+    def cancelled(self) -> bool:
+        """Return whether somebody asked to cancel this attempt."""
+        ...
+
+    @property
+    def stopping(self) -> bool:
+        """Return whether the pool is about to stop: save what you have."""
+        ...
+
+    @property
+    def last_checkpoint(self) -> Any:
+        """Return the object that this task saved last, in this attempt or an earlier one; None if it never did."""
+        ...
+
+    def progress(self, done: float, total: float = 0.0, text: str = "") -> None:
+        """Say how far the task is, in units of its own; total 0: unknown. Cheap enough to call a million times; a heartbeat."""
+        ...
+
+    def raise_if_cancelled(self) -> None:
+        """Raise Cancelled if `cancelled`."""
+        ...
+
+    def checkpoint(self, obj: Any) -> None:
+        """Save obj durably; a later attempt finds it as `last_checkpoint`. InvalidPayload if it cannot be encoded."""
+        ...
+
+    def log(self, text: str) -> None:
+        """Write a line to the task's output."""
+        ...
+
+    def extend_timeout(self, seconds: float) -> None:
+        """Let this attempt run that much longer than its timeout (never past the deadline)."""
+        ...
+
+    def deadline_left(self) -> float | None:
+        """Return the seconds until the task's deadline (negative when it is over), or None if it has none."""
+        ...
 
 
 def encode(value: Any) -> bytes:

@@ -1,0 +1,135 @@
+"""Handlers by name: what `@task` decorates, and what a worker looks up.
+
+A name belongs to one function. The same function may be registered again (a script is imported once as `__main__` and once as
+`__mp_main__`, a module is reloaded): then the newest object counts. Functions that were never registered are found by their
+canonical name, which imports their module.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from taskpool.errors import DuplicateHandler, HandlerNotFound, InvalidHandler
+from taskpool.wire.description import MAIN_NAMES, Description, canonical_name, describe, look_up, unwrapped
+
+NAME_LENGTH_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """One function under its name. options: what its decorator said of retries, timeouts, queue (opaque here)."""
+
+    name: str
+    fn: Callable[..., Any]
+    aliases: tuple[str, ...]
+    options: Any
+    description: Description
+
+
+class Registry:
+    """Handlers by name and alias."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Handler] = {}
+        self._found: dict[str, Description] = {}
+
+    def register(
+        self, fn: Callable[..., Any], *, name: str | None = None, aliases: Iterable[str] = (), options: Any = None
+    ) -> Handler:
+        """Give a function its name (its canonical one unless told) and aliases, old names that stored tasks may carry.
+
+        Raises DuplicateHandler if another function has one of them, InvalidHandler for what cannot be called.
+        """
+        fn = unwrapped(fn)
+        if not callable(fn):
+            raise InvalidHandler(f"{fn!r:.80} of type {type(fn).__qualname__} cannot be called")
+        given = _checked(canonical_name(fn) if name is None else name)
+        names = (given, *(_checked(alias) for alias in aliases))
+        for taken in names:
+            other = self._handlers.get(taken)
+            if other is not None and _identity(other.fn) != _identity(fn):
+                raise DuplicateHandler(f"{taken!r} is {canonical_name(other.fn)} already", hint="give one of them name=…")
+        handler = Handler(given, fn, names[1:], options, describe(fn, name=given, registered=True))
+        for each in names:
+            self._handlers[each] = handler
+        self._found.clear()
+        return handler
+
+    def get(self, name: str) -> Handler:
+        """Return the handler of that name or alias. HandlerNotFound, with the nearest names."""
+        handler = self._handlers.get(name)
+        if handler is None:
+            raise HandlerNotFound(f"no handler is called {name!r}", hint=self._suggestion(name))
+        return handler
+
+    def find(self, name: str) -> Handler | None:
+        """Return the handler of that name or alias, if there is one."""
+        return self._handlers.get(name)
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all handlers, sorted, without aliases."""
+        return tuple(sorted({handler.name for handler in self._handlers.values()}))
+
+    def resolve(self, name: str) -> Description:
+        """Return what runs under that name: a handler, else the function of that canonical name, imported if need be.
+
+        HandlerNotFound, with the reason: also when its module cannot be imported.
+        """
+        found = self._found.get(name)
+        if found is None:
+            found = self._found[name] = self._search(name)
+        return found
+
+    def describe(self, fn: Callable[..., Any]) -> Description:
+        """Return a function's name and signature. InvalidHandler if it cannot be called."""
+        return describe(fn)
+
+    def validate_args(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise ArgCountError or ArgTypeError unless the handler of that name takes these arguments. HandlerNotFound."""
+        self.get(name).description.validate_args(args, kwargs)
+
+    def _search(self, name: str) -> Description:
+        if name in self._handlers:
+            return self._handlers[name].description
+        try:
+            found = look_up(name)
+        except LookupError as error:
+            raise HandlerNotFound(f"no handler is called {name!r}", hint=self._suggestion(name) or str(error)) from error
+        except Exception as error:
+            raise HandlerNotFound(f"the module of {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+        if name in self._handlers:  # importing the module has registered it
+            return self._handlers[name].description
+        if not callable(found):
+            raise HandlerNotFound(f"{name!r} is a {type(found).__qualname__}, no function")
+        return describe(found)
+
+    def _suggestion(self, name: str) -> str:
+        near = difflib.get_close_matches(name, list(self._handlers), n=3, cutoff=0.5)
+        short = name.rpartition(":")[2]
+        near += [known for known in self._handlers if known.rpartition(":")[2] == short and known not in near][:3]
+        if near:
+            return f"did you mean {' or '.join(repr(each) for each in near[:3])}?"
+        return "" if self._handlers else "no handler is registered: is its module imported or preloaded?"
+
+
+def _identity(fn: Any) -> tuple[Any, ...]:
+    """Return what two objects share that are the same function, imported twice."""
+    module = getattr(fn, "__module__", None)
+    qualname = getattr(fn, "__qualname__", None)
+    if module is None or qualname is None:
+        return (id(fn),)
+    code = getattr(fn, "__code__", None)
+    line = code.co_firstlineno if code is not None and "<" in qualname else 0
+    return ("__main__" if module in MAIN_NAMES else module, qualname, line)
+
+
+def _checked(name: str) -> str:
+    if not name or len(name) > NAME_LENGTH_MAX or not name.isprintable() or name != name.strip():
+        raise InvalidHandler(f"{name!r:.80} is no name: printable text of 1 to {NAME_LENGTH_MAX} characters is")
+    return name
+
+
+default_registry = Registry()
