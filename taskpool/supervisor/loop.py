@@ -18,7 +18,8 @@ from taskpool.core.lifecycle import TERMINAL
 from taskpool.core.scheduler import Scheduler
 from taskpool.engines.engine import Engine, Limits
 from taskpool.model import Progress, TaskSpec
-from taskpool.store.store import Store, StoreBusy, StoreFull
+from taskpool.store.conditions import StoreBusy, StoreFull
+from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk
 from taskpool.supervisor.server import Server
 from taskpool.wire.messages import Job, News
@@ -95,6 +96,7 @@ class Loop:
         self._engine.committed(mark)
         self._desk.answer_readings()
         self._look_at_progress(now)
+        self._store.tidy()  # nobody waits for it: all that this turn had to say is said
 
     def _timeout(self) -> float | None:
         if self._events or self._desk.busy:
@@ -198,8 +200,8 @@ class Loop:
             jobs, limits = batch
             task_id = start.id
             if task_id in payloads:
-                found = payloads[task_id]
-                job = Job(start.n, task_id, start.attempt, found.name, found.codec, found.payload, found.options, found.checkpoint)
+                codec, payload, packed, name, checkpoint = payloads[task_id]
+                job = Job(start.n, task_id, start.attempt, name, codec, payload, packed, checkpoint)
             else:
                 spec = specs.pop(task_id)
                 self._spec_bytes -= len(spec.payload)

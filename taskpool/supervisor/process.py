@@ -13,13 +13,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from hashlib import blake2b
 
 import msgspec
 
 from taskpool import config
 from taskpool.clock import SystemClock
 from taskpool.config import Settings
+from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.core.scheduler import Scheduler
 from taskpool.engines import recovery, sweep
@@ -97,10 +97,9 @@ class Supervisor:
     def _assemble(self) -> None:
         settings = self.settings
         store = self._store = open_store(settings, self._log)
-        mark = blake2b(os.fsencode(settings.store), digest_size=12).hexdigest()
         run_dir = store.places.run
-        sweep.sweep_before_start(mark)  # under the store's lock: whoever bears the mark is of a dead owner
-        self._node = Node(run_dir, store.epoch, mark, prepare=self._prepare)
+        sweep.sweep_before_start(store.mark)  # under the store's lock: whoever bears the mark is of a dead owner
+        self._node = Node(run_dir, store.epoch, store.mark, prepare=self._prepare)
         scheduler = self._scheduler = Scheduler(
             settings.workers, depth_max=self._node.mailbox_limit, grace_s=settings.cancel_grace_s
         )
@@ -120,8 +119,8 @@ class Supervisor:
         self._node.start(self._poller, self._loop.deliver, self._on_prepared)
         self._recover()
         self._server.listen(config.socket_path(settings.store))
-        if store.unclean:
-            self._check = store.start_check()
+        self._check = store.start_check() if store.unclean else None
+        if self._check is not None:
             self._poller.add(self._check.fileno(), self._on_checked)
 
     def _recover(self) -> None:
@@ -143,7 +142,7 @@ class Supervisor:
                     if row is not None and row.attempt == record.attempt:
                         events.append(ev.Recovered(running.pop(record.task_id), True, record))
                 elif isinstance(record, wire.Checkpointed) and record.task_id in running:
-                    store.save_checkpoint(record.task_id, record.attempt, record.data)
+                    store.commit([cmd.Checkpoint(record.task_id, record.attempt, record.data)], self._clock.now().wall)
         known = {page.worker for page in pages} - voids
         for row in running.values():
             # Without a page of this boot nobody knows how far it came: what was sent counts as begun.
@@ -176,6 +175,8 @@ class Supervisor:
     def _end(self, reason: str) -> None:
         """Leave nothing behind; what cannot be done any more is passed over."""
         self._node.stop()
+        if self._check is not None:
+            self._check.kill()
         self._server.close(reason)
         try:
             self._store.close(clean=True)
@@ -258,9 +259,10 @@ class Supervisor:
         self.stop(self.settings.drain_grace_s if self._signals == 1 else 0.0)
 
     def _on_checked(self, events: int) -> None:
-        """The helper that checks the file after an unclean stop has ended."""
+        """The helper that checks the file after an unclean stop has closed its output: it is about to end."""
+        assert self._check is not None
         self._poller.remove(self._check.fileno())
-        problem = self._check.result()
+        problem = self._check.wait(5.0)
         if problem:
             self._failure = TaskpoolError(problem)
             self._log(problem)
