@@ -1,0 +1,127 @@
+"""Connections to a store's file, and who may open it. Nobody opens that file except through here."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from taskpool.errors import StoreCorrupt, StoreTooNew, StoreUnusable
+from taskpool.store import schema
+from taskpool.store.conditions import damaged, in_our_words
+
+DURABILITIES: Final = {"power": "FULL", "process": "NORMAL"}
+READER_PATIENCE_S: Final = 2.0  # a reader waits only for a recovery or an exclusive lock, both short
+
+# Read back by `pragmas`, and printed beside every figure that depends on them.
+SHOWN: Final = (
+    "journal_mode",
+    "synchronous",
+    "wal_autocheckpoint",
+    "mmap_size",
+    "page_size",
+    "cache_size",
+    "journal_size_limit",
+    "locking_mode",
+    "temp_store",
+    "user_version",
+    "application_id",
+)
+
+
+def connect_owner(path: Path | None, durability: str) -> sqlite3.Connection:
+    """Open the one connection that writes (None: in memory). Its file exists; its tables may not.
+
+    The lock is never waited for (timeout 0), transactions are written out (isolation_level None), and checkpoints are the store's
+    own decision (wal_autocheckpoint 0): SQLite's would run beside writers, RESTART excludes them.
+    """
+    connection = sqlite3.connect(
+        ":memory:" if path is None else _uri(path, "rw"),
+        uri=path is not None,
+        timeout=0,
+        isolation_level=None,
+        cached_statements=256,
+    )
+    try:
+        if path is not None:
+            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            if mode != "wal":
+                raise StoreUnusable(f"{path}: this file system allows no write-ahead log (SQLite stays in mode {mode})")
+        connection.execute(f"PRAGMA synchronous = {DURABILITIES[durability]}")
+        for name, value in (
+            ("mmap_size", 0),  # a write to a mapped file past its end kills the process instead of failing the statement
+            ("wal_autocheckpoint", 0),
+            ("journal_size_limit", 64 << 20),
+            ("cache_size", -16384),
+            ("temp_store", "MEMORY"),
+            ("trusted_schema", "OFF"),
+            ("cell_size_check", "ON"),
+        ):
+            connection.execute(f"PRAGMA {name} = {value}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """Open a read-only connection to a file that exists and is a store of this version, live or left by a crash."""
+    if not path.exists():
+        raise StoreUnusable(f"there is no store at {path}")
+    if not os.access(path, os.R_OK):
+        raise StoreUnusable(f"{path} may not be read by us")
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = sqlite3.connect(
+            _uri(path, "ro"), uri=True, timeout=READER_PATIENCE_S, isolation_level=None, cached_statements=64
+        )
+        connection.execute("PRAGMA mmap_size = 0")
+        connection.execute("PRAGMA trusted_schema = OFF")
+        have = version(connection, path)
+        if have is None:
+            raise StoreUnusable(f"the store {path} is empty", hint="its first owner has not set it up")
+        if have < schema.VERSION:
+            raise StoreUnusable(
+                f"the store {path} has schema {have}, this taskpool reads {schema.VERSION}", hint="serve it once to migrate it"
+            )
+    except BaseException as error:
+        if connection is not None:
+            connection.close()
+        known = in_our_words(error, path)
+        if known is None:
+            raise
+        raise known from error
+    return connection
+
+
+def version(connection: sqlite3.Connection, path: object) -> int | None:
+    """Return a file's schema version, None if it is empty. StoreCorrupt: not ours; StoreTooNew: not yet ours."""
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    have: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if not tables and application_id == 0 and have == 0:
+        return None
+    if application_id != schema.APPLICATION_ID:
+        raise StoreCorrupt(
+            f"{path} is an SQLite file of another program (application id {application_id:#x}), not a taskpool store",
+            hint="nothing was changed; choose another path",
+        )
+    if have > schema.VERSION:
+        raise StoreTooNew(
+            f"{path} has schema {have}, this taskpool knows {schema.VERSION}", hint="upgrade taskpool; nothing was changed"
+        )
+    if have < 1 or not {"task", "attempt", "meta"} <= tables:
+        raise damaged(path, "its tables are missing")
+    return have
+
+
+def pragmas(connection: sqlite3.Connection) -> dict[str, object]:
+    """Return the settings in force, by name."""
+    found = {name: connection.execute(f"PRAGMA {name}").fetchone() for name in SHOWN}
+    return {name: row[0] for name, row in found.items() if row is not None}  # in memory some have no meaning
+
+
+def _uri(path: Path, mode: str) -> str:
+    return f"file:{quote(str(path))}?mode={mode}"

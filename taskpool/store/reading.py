@@ -1,0 +1,259 @@
+"""What can be asked of a store: the same verbs for its owner (`Store`) and for anybody else (`Reader`).
+
+Each verb is one short read transaction, so a reader never keeps the log from being reset. Long results are asked for in pages: by
+id, newest first, below `before`.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from taskpool.core.events import TaskRow
+from taskpool.core.lifecycle import MOVES
+from taskpool.errors import InvalidTask, NotFound
+from taskpool.model import Attempt, Filter, Task
+from taskpool.store import records
+from taskpool.store.conditions import in_our_words
+from taskpool.store.connection import connect_reader, pragmas
+from taskpool.store.places import Places
+from taskpool.wire.messages import Outcome
+
+STATUSES: Final = tuple(status for status in MOVES if status)
+_LIVE: Final = "(status = 'running' OR status = 'queued' OR status = 'pending' OR status = 'retrying')"
+_DELAYED: Final = "(status = 'pending' OR status = 'retrying')"
+_WANTED: Final = "FROM json_each(?) AS wanted CROSS JOIN task ON task.id = wanted.value"
+_FIRST: Final = (-(1 << 63), -(1 << 63), 0)
+SCAN: Final = 1000  # rows looked at a time, where a filter needs more than SQL can see
+
+
+class Reading:
+    """The reading verbs over one connection."""
+
+    _db: sqlite3.Connection
+    path: str
+
+    def _read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        try:
+            return self._db.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            known = in_our_words(error, self.path)
+            if known is None:
+                raise
+            raise known from error
+
+    # ---- one task ---------------------------------------------------------------------------------------------------
+
+    def task(self, task_id: int) -> Task:
+        """Return the whole record of a task; NotFound."""
+        for row in self._read(f"SELECT {records.TASK} FROM {records.TASK_FROM} WHERE task.id = ?", (task_id,)):
+            return records.task(row)
+        raise NotFound(f"there is no task {task_id} in {self.path}")
+
+    def attempts(self, task_id: int) -> list[Attempt]:
+        """Return the ended attempts of a task, oldest first; none for a task that is not there."""
+        return [
+            records.attempt(row)
+            for row in self._read(f"SELECT {records.ATTEMPT} FROM attempt WHERE task_id = ? ORDER BY attempt", (task_id,))
+        ]
+
+    def outcomes(self, ids: Sequence[int]) -> list[Outcome]:
+        """Return how those of the tasks ended that have ended."""
+        found = self._read(f"SELECT {records.OUTCOME} {_WANTED} WHERE NOT {_LIVE}", (_json(ids),))
+        return [records.outcome(row) for row in found]
+
+    # ---- many tasks -------------------------------------------------------------------------------------------------
+
+    def tasks(self, wanted: Filter | None = None, limit: int = 100, before: int | None = None) -> list[Task]:
+        """Return up to `limit` tasks that match, newest first, with ids below `before`."""
+        ids = self._matching(wanted or Filter(), limit, before)
+        found = self._read(f"SELECT {records.TASK} {_WANTED} LEFT JOIN progress ON progress.task_id = task.id", (_json(ids),))
+        return [records.task(row) for row in found]
+
+    def match(self, wanted: Filter, limit: int = 1_000_000) -> list[int]:
+        """Return the ids of up to `limit` tasks that match, newest first."""
+        return self._matching(wanted, limit, None)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of tasks by status, without the statuses that no task has."""
+        return dict(self._read("SELECT status, SUM(n) AS all_of FROM tally GROUP BY status HAVING all_of > 0"))
+
+    def counts_by_queue(self) -> dict[str, dict[str, int]]:
+        """Return the number of tasks by queue and status."""
+        found: dict[str, dict[str, int]] = {}
+        for queue, status, n in self._read("SELECT queue, status, n FROM tally WHERE n > 0"):
+            found.setdefault(queue, {})[status] = n
+        return found
+
+    def meta(self) -> dict[str, Any]:
+        """Return what the store says of itself: epoch, mark, boot_id, clean (0 while an owner has it open)."""
+        return dict(self._read("SELECT name, value FROM meta"))
+
+    def pragmas(self) -> dict[str, object]:
+        """Return the settings of this connection that are in force."""
+        return pragmas(self._db)
+
+    def _matching(self, wanted: Filter, limit: int, before: int | None) -> list[int]:
+        found: list[int] = []
+        for task_id in self._scan(wanted, limit, before):
+            found.append(task_id)
+            if len(found) >= limit:
+                break
+        return found
+
+    def _scan(self, wanted: Filter, limit: int, before: int | None) -> Iterator[int]:
+        """Walk down the ids that match, a page at a time; tags and error texts are looked at here."""
+        if limit <= 0:
+            return
+        where, parameters = _where(wanted)
+        step = limit if not (wanted.tags or wanted.error_contains) else SCAN
+        place = (1 << 63) - 1 if before is None else before
+        while True:
+            page = self._read(
+                f"SELECT id, options, error FROM task WHERE id < ? {where} ORDER BY id DESC LIMIT ?", (place, *parameters, step)
+            )
+            for task_id, options, error in page:
+                if _fits(wanted, options, error):
+                    yield task_id
+            if len(page) < step:
+                return
+            place = page[-1][0]
+
+    # ---- what the scheduler asks for --------------------------------------------------------------------------------
+
+    def next_id(self) -> int:
+        """Return the first id that no task has had."""
+        return (
+            int(
+                self._read("SELECT MAX(COALESCE((SELECT MAX(id) FROM task), 0), COALESCE((SELECT MAX(task_id) FROM attempt), 0))")[
+                    0
+                ][0]
+            )
+            + 1
+        )
+
+    def queues_waiting(self) -> list[str]:
+        """Return the queues that have tasks in status queued."""
+        return [queue for (queue,) in self._read("SELECT queue FROM tally WHERE status = 'queued' AND n > 0 ORDER BY queue")]
+
+    def rows(self, ids: Sequence[int]) -> list[TaskRow]:
+        """Return the rows of those of the tasks that exist, in the order asked for."""
+        return [records.task_row(row) for row in self._read(f"SELECT {records.ROW} {_WANTED}", (_json(ids),))]
+
+    def running(self) -> list[TaskRow]:
+        """Return the tasks in status running, by id."""
+        return [records.task_row(row) for row in self._read(f"SELECT {records.ROW} FROM task WHERE status = 'running' ORDER BY id")]
+
+    def refill(self, queue: str | None, after: tuple[int, int, int] | None, n: int) -> tuple[list[TaskRow], bool]:
+        """Return up to n waiting rows of a line after a place in its order, and whether more follow.
+
+        A queue's line is its rows in status queued by (rank, scheduled_at, id); None is the line of the delayed, pending and
+        retrying, by (0, scheduled_at, id). after None: from the start.
+        """
+        rank, at, task_id = after or _FIRST
+        if queue is None:
+            found = self._read(
+                f"SELECT {records.ROW} FROM task WHERE {_DELAYED} AND (scheduled_at, id) > (?, ?) "
+                "ORDER BY scheduled_at, id LIMIT ?",
+                (at, task_id, n + 1),
+            )
+        else:
+            found = self._read(
+                f"SELECT {records.ROW} FROM task WHERE status = 'queued' AND queue = ? AND (rank, scheduled_at, id) > (?, ?, ?) "
+                "ORDER BY rank, scheduled_at, id LIMIT ?",
+                (queue, rank, at, task_id, n + 1),
+            )
+        return [records.task_row(row) for row in found[:n]], len(found) > n
+
+    def payloads(self, ids: Sequence[int]) -> dict[int, tuple[int, bytes, bytes, str, bytes | None]]:
+        """Return id → (codec, payload, packed options, handler name, last checkpoint or None)."""
+        found = self._read(
+            f"SELECT task.id, codec, {records.PAYLOAD}, options, name, "
+            f"(SELECT data FROM checkpoint WHERE checkpoint.task_id = task.id) {_WANTED}",
+            (_json(ids),),
+        )
+        return {row[0]: row[1:] for row in found}
+
+    def find_uids(self, uids: Sequence[bytes]) -> dict[bytes, int]:
+        """Return uid → id of those that are stored."""
+        found: dict[bytes, int] = {}
+        for uid in uids:
+            for (task_id,) in self._read("SELECT id FROM task WHERE uid = ?", (uid,)):
+                found[uid] = task_id
+        return found
+
+    def find_batch(self, batch: str, items: Iterable[int] | None = None) -> list[records.BatchItem]:
+        """Return the stored items of a batch, by item (of those numbers, if given)."""
+        wanted = None if items is None else set(items)
+        found = self._read(
+            f"SELECT {records.ROW}, item, codec, {records.PAYLOAD} "
+            "FROM task WHERE batch = ? AND item BETWEEN ? AND ? ORDER BY item",
+            (batch, min(wanted, default=0), max(wanted, default=-1)) if wanted is not None else (batch, -(1 << 63), (1 << 63) - 1),
+        )
+        return [
+            records.BatchItem(row[-3], row[0], row[1], row[4], row[-2], row[-1], records.task_row(row))
+            for row in found
+            if wanted is None or row[-3] in wanted
+        ]
+
+
+class Reader(Reading):
+    """Reads a store that may be live, or left by a crash; never writes, and needs no supervisor. Use it as a context manager."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open the file read-only. StoreUnusable: not there, or unreadable; StoreCorrupt, StoreTooNew as for an owner."""
+        self.places = Places(path)
+        self.path = str(self.places.db)
+        self._db = connect_reader(self.places.db)
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self._db.close()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _json(ids: Iterable[int]) -> str:
+    return f"[{','.join(map(str, ids))}]"
+
+
+def _where(wanted: Filter) -> tuple[str, list[Any]]:
+    """Return the part of a filter that SQL can see, as conditions to append; values are bound, statuses are from a fixed set."""
+    parts: list[str] = []
+    parameters: list[Any] = []
+    if wanted.ids:
+        parts.append("id IN (SELECT value FROM json_each(?))")
+        parameters.append(_json(wanted.ids))
+    if wanted.statuses:
+        for status in wanted.statuses:
+            if str(status) not in STATUSES:
+                raise InvalidTask(f"there is no status {str(status)!r}", hint=f"one of {', '.join(STATUSES)}")
+        # Written out, not bound: only so can the planner see that an index on live or bad rows covers them.
+        parts.append("(" + " OR ".join(f"status = '{status!s}'" for status in dict.fromkeys(wanted.statuses)) + ")")
+    for column, values in (("name", wanted.names), ("queue", wanted.queues)):
+        if values:
+            parts.append(f"{column} IN ({', '.join('?' * len(values))})")
+            parameters.extend(values)
+    for condition, value in (("batch = ?", wanted.batch), ("created_at >= ?", wanted.since), ("created_at < ?", wanted.until)):
+        if value is not None:
+            parts.append(condition)
+            parameters.append(value)
+    if wanted.error_contains:
+        parts.append("error IS NOT NULL")
+    return "".join(f" AND {part}" for part in parts), parameters
+
+
+def _fits(wanted: Filter, options: bytes, error: bytes | None) -> bool:
+    """Check the part of a filter that lies in packed columns: all tags, and the text in kind, type or message of the error."""
+    if wanted.tags and not set(wanted.tags) <= set(records.options(options).tags):
+        return False
+    if wanted.error_contains:
+        known = records.error(error)
+        return known is not None and wanted.error_contains in str(known)
+    return True

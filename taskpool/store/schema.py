@@ -1,0 +1,98 @@
+"""The tables, created by our own SQL in one transaction; `migrations` brings older files up to this.
+
+A row of `task` is rewritten at each start and end, so it is narrow: what is ordered, filtered or versioned is a column, the rest is
+packed (`options`, `extras`, `error`). Columns that can be long stand last, where a scan does not have to read past them, and a long
+payload lies in `payload`, written once. Predicates of indexes are written with OR: an IN list of three builds a table each time a
+row is written (measured: 8.8 µs instead of 3.3 µs per update). For the same reason there is no trigger on task (measured: + 10 µs);
+every UPDATE of ours asserts the status and version that it moves from.
+
+    task        one row per task            payload     the payloads that do not fit a narrow row
+    attempt     one row per ended attempt   checkpoint  the last state that a live task saved
+    tally       tasks per (queue, status)   progress    the last progress of a task
+    meta        epoch, mark, boot id, whether the last owner closed the file
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+APPLICATION_ID: Final = 0x74706F6C  # "tpol", in the file's header: what `file` and other programs see
+VERSION: Final = 1
+
+_TABLES: Final = """
+CREATE TABLE task(
+    id INTEGER PRIMARY KEY,
+    uid BLOB NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    rank INTEGER NOT NULL,
+    status TEXT NOT NULL CHECK(status = 'running' OR status = 'succeeded' OR status = 'queued' OR status = 'pending'
+        OR status = 'retrying' OR status = 'failed' OR status = 'cancelled' OR status = 'interrupted'),
+    version INTEGER NOT NULL CHECK(version > 0),
+    attempt INTEGER NOT NULL DEFAULT 0,
+    charged INTEGER NOT NULL DEFAULT 0 CHECK(charged >= 0),
+    scheduled_at INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    started_at INTEGER,
+    finished_at INTEGER,
+    worker INTEGER,
+    epoch INTEGER,
+    batch TEXT,
+    item INTEGER,
+    codec INTEGER NOT NULL,
+    result_codec INTEGER,
+    options BLOB NOT NULL,
+    extras BLOB,
+    payload BLOB,
+    error BLOB,
+    result BLOB
+) STRICT;
+CREATE INDEX task_ready ON task(queue, rank, scheduled_at) WHERE status = 'queued';
+CREATE INDEX task_delayed ON task(scheduled_at) WHERE status = 'pending' OR status = 'retrying';
+CREATE INDEX task_running ON task(worker) WHERE status = 'running';
+CREATE INDEX task_bad ON task(status) WHERE status = 'failed' OR status = 'cancelled' OR status = 'interrupted';
+CREATE UNIQUE INDEX task_batch ON task(batch, item) WHERE batch IS NOT NULL;
+CREATE TABLE payload(id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
+CREATE TABLE attempt(
+    task_id INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    worker INTEGER NOT NULL,
+    pid INTEGER NOT NULL,
+    started_at INTEGER NOT NULL,
+    finished_at INTEGER NOT NULL,
+    outcome TEXT NOT NULL,
+    duration_ns INTEGER NOT NULL,
+    cpu_user_us INTEGER NOT NULL,
+    cpu_system_us INTEGER NOT NULL,
+    peak_rss_kib INTEGER NOT NULL,
+    detail BLOB,
+    PRIMARY KEY(task_id, attempt)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE tally(
+    queue TEXT NOT NULL,
+    status TEXT NOT NULL,
+    n INTEGER NOT NULL CHECK(n >= 0),
+    PRIMARY KEY(queue, status)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE checkpoint(task_id INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, data BLOB NOT NULL) STRICT;
+CREATE TABLE progress(
+    task_id INTEGER PRIMARY KEY,
+    done REAL NOT NULL,
+    total REAL NOT NULL,
+    text TEXT NOT NULL,
+    at INTEGER NOT NULL
+) STRICT;
+CREATE TABLE meta(name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
+"""
+
+
+def create(connection: sqlite3.Connection, mark: str) -> None:
+    """Make the tables of an empty file, all or none. mark: the store's own name, by which its processes are known."""
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in filter(str.strip, _TABLES.split(";")):
+        connection.execute(statement)
+    connection.executemany("INSERT INTO meta VALUES(?, ?)", [("epoch", 0), ("mark", mark), ("boot_id", ""), ("clean", 1)])
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")
