@@ -184,9 +184,13 @@ class StoreError(TaskpoolError):
 
 
 class StoreLocked(StoreError):
-    """Another live supervisor owns the store; use `taskpool.connect()` to work with it."""
+    """Another live supervisor owns the store; use `taskpool.connect()` to work with it. ending: it is about to let go."""
 
     code = "store_locked"
+
+    def __init__(self, message: str = "", *, hint: str = "", ending: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.ending = ending
 
 
 class StoreTooNew(StoreError):

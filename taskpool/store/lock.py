@@ -16,6 +16,7 @@ from pathlib import Path
 from taskpool.errors import StoreLocked, StoreUnusable
 
 _FLOCK = "hhqqi4x"  # struct flock on 64-bit Linux: type, whence, start, len, pid
+_ENDING = b" ending\n"
 _held: dict[tuple[int, int], int] = {}  # (device, inode) → pid that took it; in a forked child that is not its own pid
 
 
@@ -41,14 +42,20 @@ class OwnerLock:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             holder = _holder(self._fd)
+            ending = os.pread(self._fd, 64, 0).endswith(_ENDING)
             os.close(self._fd)
             self._fd = -1
-            raise _locked(path, holder) from error
+            raise _locked(path, holder, ending=ending) from error
         found = os.fstat(self._fd)
         self._key = (found.st_dev, found.st_ino)
         _held[self._key] = os.getpid()
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+
+    def announce_end(self) -> None:
+        """Tell those who ask for the lock that it will be free in a moment."""
+        if self._fd >= 0:
+            os.pwrite(self._fd, b"%d%b" % (os.getpid(), _ENDING), 0)
 
     def release(self) -> None:
         """Give the lock up; a second call does nothing. The file stays."""
@@ -79,6 +86,8 @@ def _holder(fd: int) -> int:
     return 0 if kind == fcntl.F_UNLCK else pid
 
 
-def _locked(path: Path, pid: int) -> StoreLocked:
+def _locked(path: Path, pid: int, *, ending: bool = False) -> StoreLocked:
     who = f"process {pid}" if pid > 0 else "another process"
-    return StoreLocked(f"{str(path).removesuffix('.d/lock')} is owned by {who}", hint="taskpool.connect() works with a live store")
+    return StoreLocked(
+        f"{str(path).removesuffix('.d/lock')} is owned by {who}", hint="taskpool.connect() works with a live store", ending=ending
+    )

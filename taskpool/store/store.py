@@ -131,6 +131,11 @@ class Store(Reading):
         """Start SQLite's quick check in a process of its own and return it, to be polled (None in memory: nothing to check)."""
         return None if self._memory else Check(self.path)
 
+    def announce_end(self) -> None:
+        """Tell a process that wants to own the store next that it is worth waiting for a moment."""
+        if self._lock is not None:
+            self._lock.announce_end()
+
     def close(self, clean: bool = True) -> None:
         """Close the file and give up the lock; a second call does nothing. clean: note that nothing is left to recover."""
         if self._lock is None:

@@ -24,7 +24,7 @@ from taskpool.core import events as ev
 from taskpool.core.scheduler import Scheduler
 from taskpool.engines import recovery, sweep
 from taskpool.engines.node import Node
-from taskpool.errors import TaskpoolError
+from taskpool.errors import StoreLocked, TaskpoolError
 from taskpool.model import Stats
 from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk, stats_of
@@ -201,6 +201,7 @@ class Supervisor:
     def stop(self, grace_s: float | None, *, why: str = "") -> None:
         """Begin no more; kill after the grace."""
         self._desk.refusal = wire.Refused(0, "pool_stopped", why or "the pool is stopping")
+        self._store.announce_end()
         self._node.stopping()
         self._loop.deliver(ev.StopAsked(grace_s))
         self._poller.wake()
@@ -271,15 +272,13 @@ class Supervisor:
 
 def open_store(settings: Settings, log: Callable[[str], None]) -> Store:
     """Open the store; wait a little for an owner that is just ending, saying so. Raises StoreError."""
-    from taskpool.errors import StoreLocked
-
     until = time.monotonic() + OPEN_WAIT_S
     told = False
     while True:
         try:
             return Store.open(settings.store, durability=settings.durability)
         except StoreLocked as error:
-            if not getattr(error, "ending", False) or time.monotonic() > until:
+            if not error.ending or time.monotonic() > until:
                 raise
             if not told:
                 log("waiting for the last owner to end")
