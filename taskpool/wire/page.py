@@ -50,10 +50,11 @@ HEAD = 20
 LIMIT = 32  # no job above it may begin
 CANCEL, CANCEL_KIND = 33, 34  # job to interrupt, and how
 STOPPING = 35  # 1: the pool is going to stop
-OUTPUT_READ = 36  # bytes of the worker's output that were drained so far
+OUTPUT_READ = 36  # bytes of the worker's output that were drained so far; with OUTPUT_BUSY in it, look again: some are being drained
 TAIL = 37
 
 CANCEL_REQUEST, CANCEL_SOFT_TIMEOUT = 1, 2  # values of CANCEL_KIND
+OUTPUT_BUSY = 1 << 63
 
 _TEXT = 1024  # byte offset of the progress text
 _MASK = RING_BYTES - 1
