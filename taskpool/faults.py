@@ -29,12 +29,15 @@ POINTS = (
 )
 
 
-def _compile(text: str) -> dict[str, tuple[int, str]]:
+def compile_faults(text: str) -> dict[str, tuple[int, str]]:
+    """Return point → (which passage, action) of a TASKPOOL_FAULT text. Raises ValueError for what does not exist."""
     faults = {}
     for part in filter(None, text.split(",")):
         point, count, action = part.split(":")
         if point not in POINTS:
-            raise ValueError(f"TASKPOOL_FAULT names no fault point: {point!r}; there are {', '.join(POINTS)}")
+            raise ValueError(f"there is no fault point {point!r}; there are {', '.join(POINTS)}")
+        if action not in ("kill", "exit", "stop", "error") and not action.startswith("sleep="):
+            raise ValueError(f"there is no fault action {action!r}; there are kill, exit, stop, error and sleep=SECONDS")
         faults[point] = (int(count), action)
     return faults
 
@@ -51,10 +54,8 @@ def _act(action: str) -> None:
         os._exit(70)
     elif action.startswith("sleep="):
         time.sleep(float(action[6:]))
-    elif action == "error":
-        raise OSError(5, "injected by a fault point")
     else:
-        raise ValueError(f"TASKPOOL_FAULT names no action: {action!r}")
+        raise OSError(5, "injected by a fault point")
 
 
 def _armed(faults: dict[str, tuple[int, str]]) -> Callable[[str], None]:
@@ -77,5 +78,5 @@ def _unarmed(name: str) -> None:
 point: Callable[[str], None] = _unarmed
 ACTIVE = False
 if "TASKPOOL_FAULTS_ENABLED" in os.environ and os.environ.get("TASKPOOL_FAULT"):
-    point = _armed(_compile(os.environ["TASKPOOL_FAULT"]))
+    point = _armed(compile_faults(os.environ["TASKPOOL_FAULT"]))
     ACTIVE = True
