@@ -1,4 +1,4 @@
-"""Helpers for tests of programs that use taskpool, and of taskpool itself."""
+"""Planting faults: processes that are started inside a `with` fail at a named point."""
 
 from __future__ import annotations
 
