@@ -1,0 +1,153 @@
+"""Where the supervisor's time goes under the load of P1: `python -m bench.profile_supervisor [--cprofile] [--process] [--tasks N]`.
+
+The supervisor is not touched: the pool is started with another interpreter command, a script that runs the same entry under a
+profiler. By default a timer signal samples the stack every millisecond of CPU time (bodies of C functions count for their caller,
+small functions are not exaggerated); with --cprofile every call is counted, which makes Python functions look dearer than they are.
+Shares are turned into µs per task by the CPU time that the kernel counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import stat
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+
+INTERVAL_S = 0.001
+_OUT = "TASKPOOL_BENCH_PROFILE"
+_KIND = "TASKPOOL_BENCH_PROFILE_KIND"
+
+_WRAPPER = """#!/bin/sh
+if [ "$2" = taskpool.supervisor ]; then
+    shift 2
+    exec {python} -m bench.profile_supervisor --inside "$@"
+fi
+exec {python} "$@"
+"""
+
+
+class Sampler:
+    """Counts, per function and per line, on how many samples it was on the stack, and on how many at its top."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.top: Counter[str] = Counter()
+        self.lines: Counter[str] = Counter()
+        self.anywhere: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Sample the main thread from now on, every INTERVAL_S of this process's CPU time."""
+        signal.signal(signal.SIGPROF, self._take)
+        signal.setitimer(signal.ITIMER_PROF, INTERVAL_S, INTERVAL_S)
+
+    def stop(self) -> None:
+        """Sample no more."""
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if frame is None:
+            return
+        self.samples += 1
+        name = _name_of(frame)
+        self.top[name] += 1
+        self.lines[f"{name}:{frame.f_lineno}"] += 1
+        seen = set()
+        while frame is not None:
+            seen.add(_name_of(frame))
+            frame = frame.f_back
+        self.anywhere.update(seen)
+
+
+def _name_of(frame: FrameType) -> str:
+    code = frame.f_code
+    place = Path(code.co_filename)
+    return f"{place.parent.name}/{place.name}:{code.co_qualname}"
+
+
+def inside(argv: list[str]) -> int:
+    """Run the supervisor's entry under a profiler and write what was found at its end."""
+    from taskpool.supervisor.process import main as supervise
+
+    out = Path(os.environ[_OUT])
+    if os.environ[_KIND] == "cprofile":
+        import cProfile
+
+        profile = cProfile.Profile()
+        try:
+            return profile.runcall(supervise, argv)
+        finally:
+            profile.dump_stats(out)
+    sampler = Sampler()
+    sampler.start()
+    try:
+        return supervise(argv)
+    finally:
+        sampler.stop()
+        found = {"samples": sampler.samples, "top": sampler.top, "lines": sampler.lines, "anywhere": sampler.anywhere}
+        out.write_text(json.dumps(found))
+
+
+def profiled(kind: str, contender: str, tasks: int, out: Path) -> float:
+    """Run the load of P1 with a profiled supervisor; return the CPU µs per task that it took in all."""
+    from bench import processes
+    from bench.contenders import opened
+    from bench.p01_noop import load
+
+    wrapper = out.parent / "python"
+    wrapper.write_text(_WRAPPER.format(python=sys.executable))
+    wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
+    os.environ[_OUT], os.environ[_KIND] = str(out), kind
+    real, sys.executable = sys.executable, str(wrapper)
+    try:
+        with opened(contender) as found:
+            pid = found.pool.stats().pid
+            before = processes.cpu_ns(pid)
+            load(found, tasks)
+            return (processes.cpu_ns(pid) - before) / 1000 / tasks
+    finally:
+        sys.executable = real
+
+
+def _print_samples(out: Path, cpu_us: float, rows: int) -> None:
+    found = json.loads(out.read_text())
+    samples = found["samples"]
+    for title, key in (("own time, by function", "top"), ("own time, by line", "lines"), ("with callees", "anywhere")):
+        print(f"\n{title}: µs per task, of {cpu_us:.1f}")
+        for name, count in Counter(found[key]).most_common(rows):
+            print(f"  {count / samples * cpu_us:6.2f}  {name}")
+
+
+def main() -> int:
+    """Profile, and print where the time went."""
+    if sys.argv[1:2] == ["--inside"]:
+        return inside(sys.argv[2:])
+    parser = argparse.ArgumentParser(prog="python -m bench.profile_supervisor", description=__doc__)
+    parser.add_argument("--cprofile", action="store_true", help="count every call instead of sampling")
+    parser.add_argument("--process", action="store_true", help="durability process instead of power")
+    parser.add_argument("--tasks", type=int, default=40_000)
+    parser.add_argument("--rows", type=int, default=25, help="lines of each list")
+    arguments = parser.parse_args()
+    from bench.contenders import POWER, PROCESS
+
+    kind = "cprofile" if arguments.cprofile else "sample"
+    with tempfile.TemporaryDirectory(prefix="bench-profile-") as place:
+        out = Path(place, "profile")
+        cpu_us = profiled(kind, PROCESS if arguments.process else POWER, arguments.tasks, out)
+        if kind == "sample":
+            _print_samples(out, cpu_us, arguments.rows)
+        else:
+            import pstats
+
+            print(f"{cpu_us:.1f} µs of CPU per task, profiler included")
+            pstats.Stats(str(out)).sort_stats("tottime").print_stats(arguments.rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""The rows there are, in the order of the table."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from bench.harness import Row
+
+MODULES = {
+    "P1": "p01_noop",
+    "P1b": "p01b_submit",
+    "P2": "p02_round_trip",
+    "P3": "p03_efficiency",
+    "P6": "p06_start",
+    "P7": "p07_deadline",
+    "P8": "p08_crash",
+    "P9": "p09_enqueue",
+    "P13": "p13_kill_supervisor",
+    "P14": "p14_soak",
+    "P16": "p16_cpu",
+    "P18": "p18_busy_caller",
+}
+
+
+def find(row_id: str) -> Row:
+    """Return the row of that id, in any case of letters. KeyError if there is none."""
+    by_lower = {known.lower(): module for known, module in MODULES.items()}
+    row: Row = import_module(f"bench.{by_lower[row_id.lower()]}").ROW
+    return row
