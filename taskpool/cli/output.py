@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -70,9 +71,15 @@ def console(choice: str, stream: IO[str], *, width: int | None = None) -> Consol
     """Return a rich console on a stream; off a terminal a table is as wide as it needs."""
     from rich.console import Console
 
+    class PlainConsole(Console):
+        """A console that leaves a broken pipe to the program."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError(errno.EPIPE, "the reader has left")
+
     color = wants_color(choice, stream)
     terminal = stream_is_terminal(stream)
-    return Console(
+    return PlainConsole(
         file=stream,
         force_terminal=True if color else None,
         color_system="auto" if color and terminal else "standard" if color else None,

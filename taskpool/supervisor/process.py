@@ -71,6 +71,7 @@ class Supervisor:
         self._signals = 0
         self._owner: Connection | None = None
         self._notices: list[str] = []
+        self.on_ready: Callable[[wire.Prepared], None] = lambda prepared: None  # handlers are loaded, the socket listens
 
     # ---- the two ways to serve --------------------------------------------------------------------------------------
 
@@ -232,6 +233,8 @@ class Supervisor:
             self._failure = TaskpoolError(f"a module with handlers cannot be imported:\n{prepared.error}")
             self._log(self._failure.message)
             self.stop(0.0, why="a module with handlers cannot be imported")
+        else:
+            self.on_ready(prepared)
 
     def _on_gone(self, connection: Connection) -> None:
         if connection is self._owner:

@@ -1,0 +1,150 @@
+"""`taskpool serve [APP]`: own a store in this process, and run its tasks until told to stop."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from taskpool.cli.escape import many_lines, one_line
+from taskpool.cli.exits import CliError, Exit
+from taskpool.cli.output import to_json, write
+from taskpool.cli.quantity import duration, rfc3339
+from taskpool.cli.session import Session
+from taskpool.cli.verb import verb
+
+if TYPE_CHECKING:
+    from taskpool.wire.messages import Prepared
+
+JOURNAL_LEVELS = {"info": 6, "warning": 4, "error": 3}
+
+
+@verb(
+    "serve",
+    exits=[Exit.FAILED, Exit.REFUSED],
+    examples=[
+        ("taskpool serve", "the default store, one worker per CPU"),
+        ("taskpool -C jobs.db serve jobs.py --workers 4", "with the handlers that jobs.py registers"),
+        ("taskpool serve --log-format json", "for a log collector"),
+    ],
+)
+@click.argument("app", required=False)
+@click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="How many processes run tasks (default: usable CPUs).")
+@click.option(
+    "--drain-grace", type=duration, default="30s", show_default=True, metavar="DURATION", help="What SIGTERM gives running tasks."
+)
+@click.option(
+    "--cancel-grace", type=duration, default="5s", show_default=True, metavar="DURATION", help="From a cancel to the kill."
+)
+@click.option(
+    "--durability",
+    type=click.Choice(["power", "process"]),
+    default="power",
+    show_default=True,
+    help="What an acknowledged task survives: the loss of power, or the death of any process (faster).",
+)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json", "journal"]), help="Of the log lines (default: text; journal under systemd)."
+)
+@click.pass_obj
+def command(
+    session: Session,
+    app: str | None,
+    workers: int | None,
+    drain_grace: float,
+    cancel_grace: float,
+    durability: str,
+    log_format: str | None,
+) -> int:
+    """Own a store and run its tasks until SIGTERM or SIGINT: then stop taking work, wait --drain-grace, put back what still runs.
+
+    A second signal ends at once. APP is a module or a file whose import registers handlers; without one functions are found by name.
+    """
+    from taskpool.config import settings
+    from taskpool.engines.preparation import describe_main
+    from taskpool.supervisor.process import Supervisor
+    from taskpool.wire.messages import Prepare
+
+    if session.meant.startswith("unix:"):
+        raise click.UsageError("serve owns a store's file: give -C a path or a name")
+    preload = (enter_app(app),) if app else ()
+    chosen = settings(
+        session.store_path(),
+        workers=workers,
+        durability="process" if durability == "process" else "power",
+        cancel_grace=cancel_grace,
+        drain_grace=drain_grace,
+    )
+    log = Log("json" if session.json else log_format or ("journal" if "JOURNAL_STREAM" in os.environ else "text"))
+    supervisor = Supervisor(chosen, Prepare(main=describe_main(), preload=preload), log=log.info)
+    supervisor.on_ready = lambda prepared: announce(log, chosen.store, chosen.workers, prepared)
+    code = supervisor.serve_all()
+    notify("STOPPING=1")
+    return Exit.OK if code == 0 else Exit.FAILED
+
+
+def enter_app(app: str) -> str:
+    """Return the module's name of an APP, a module or a file, with its directory first on the search path. It is not imported."""
+    directory, name = os.getcwd(), app
+    if app.endswith(".py"):
+        path = os.path.realpath(app)
+        if not os.path.isfile(path):
+            raise CliError(f"there is no file {app}", Exit.NOT_FOUND, "not_found")
+        directory, name = os.path.dirname(path), os.path.splitext(os.path.basename(path))[0]
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    return name
+
+
+class Log:
+    """Writes log lines on stderr: for people, for programs, or for systemd's journal (which knows the time by itself)."""
+
+    def __init__(self, form: str) -> None:
+        self._write: Callable[[str, str], None] = {"json": _as_json, "journal": _as_journal}.get(form, _as_text)
+
+    def info(self, text: str) -> None:
+        """Write a line about the ordinary course of things."""
+        self._write("info", text)
+
+
+def _as_text(level: str, text: str) -> None:
+    write(f"{rfc3339(time.time_ns() // 1000)} {many_lines(text)}", sys.stderr)
+
+
+def _as_json(level: str, text: str) -> None:
+    write(to_json({"schema": "taskpool.log-line/1", "at": rfc3339(time.time_ns() // 1000), "level": level, "message": text}))
+
+
+def _as_journal(level: str, text: str) -> None:
+    write(f"<{JOURNAL_LEVELS[level]}>{one_line(text)}", sys.stderr)
+
+
+def announce(log: Log, store: str, workers: int, prepared: Prepared) -> None:
+    """Say where everything is, now that clients can connect."""
+    from taskpool.config import socket_path
+
+    log.info(f"store    {store}")
+    log.info(f"socket   {socket_path(store)}")
+    log.info(f"workers  {workers}")
+    log.info(f"handlers {', '.join(prepared.handlers) or 'none registered: functions are found by name'}")
+    for notice in prepared.notices:
+        log.info(f"note: {notice}")
+    log.info(f"ready    pid {os.getpid()}; Ctrl-C stops it")
+    notify(f"READY=1\nMAINPID={os.getpid()}\nSTATUS=serving {store}")
+
+
+def notify(message: str) -> None:
+    """Tell systemd (sd_notify), if it started us so."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
+        except OSError:
+            pass  # it listens no more; nothing depends on it
