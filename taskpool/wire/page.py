@@ -50,7 +50,9 @@ HEAD = 20
 LIMIT = 32  # no job above it may begin
 CANCEL, CANCEL_KIND = 33, 34  # job to interrupt, and how
 STOPPING = 35  # 1: the pool is going to stop
-OUTPUT_READ = 36  # bytes of the worker's output that were drained so far; with OUTPUT_BUSY in it, look again: some are being drained
+OUTPUT_READ = (
+    36  # bytes of the worker's output that were drained so far; with OUTPUT_BUSY in it, look again: some are being drained
+)
 TAIL = 37
 
 CANCEL_REQUEST, CANCEL_SOFT_TIMEOUT = 1, 2  # values of CANCEL_KIND
@@ -109,6 +111,16 @@ class Page:
         return page
 
     @classmethod
+    def anonymous(cls, worker: int = 0) -> Page:
+        """Make a page in memory that nobody else sees, to run attempts in this process."""
+        fd = os.memfd_create("taskpool-page")
+        os.ftruncate(fd, PAGE_BYTES)
+        page = cls(fd, "")
+        page.words[WORKER], page.words[LIMIT], page.words[MAGIC] = worker, NO_LIMIT, MAGIC_VALUE
+        page.close_fd()
+        return page
+
+    @classmethod
     def open(cls, source: str | os.PathLike[str] | int) -> Page:
         """Map an existing page, by path or by a descriptor (which the page then owns). PageInvalid, OSError."""
         if isinstance(source, int):
@@ -160,8 +172,7 @@ class Page:
     def extended_ns(self, n: int) -> int:
         """Return the ns by which job n has extended its timeout."""
         words = self.words
-        extra = words[EXTEND]
-        return extra if words[EXTEND_N] == n else 0
+        return words[EXTEND] if words[EXTEND_N] == n else 0
 
     def progress(self) -> tuple[int, Progress] | None:
         """Return (n, progress) as last told by a handler; None before the first, or when it is being written right now."""

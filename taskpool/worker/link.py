@@ -1,0 +1,110 @@
+"""The worker's link to the supervisor: jobs come over a socket; records go into the ring, and a byte over the socket rings a bell.
+
+The socket's descriptor lies high, out of the way of a body that closes what it finds. Before each use it is still checked to be
+the very socket: a worker that wrote its bell into a user's file, or took a user's file for jobs, would be worse than a dead one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import socket
+import time
+from typing import NoReturn
+
+from taskpool.wire.frames import FrameReader, FrameTooLong
+from taskpool.wire.messages import Job, Record, encoder, jobs_decoder
+from taskpool.wire.page import RECORD_BYTES_MAX, Page, RingWriter, write_spill
+
+HIGH_FD = 500
+EXIT_GONE = 0  # the supervisor closed the link: the end of a worker's life
+EXIT_DESCRIPTORS = 70  # a body closed or replaced our descriptors
+ROOM_POLL_S = 0.001  # how often a full ring is looked at
+
+_RING_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+
+
+def high(fd: int) -> int:
+    """Move a descriptor out of the way: return its copy at HIGH_FD or above (lower, if the process may not have so many)."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = HIGH_FD if soft == resource.RLIM_INFINITY else max(3, min(HIGH_FD, soft - 16))
+    copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+    os.close(fd)
+    return copy
+
+
+class Link:
+    """One worker's end of it. conn: descriptor of the socket, which it owns from now on."""
+
+    def __init__(self, conn: int, page: Page, worker: int, supervisor: int) -> None:
+        self._sock = socket.socket(fileno=high(conn))
+        self._fd = self._sock.fileno()
+        found = os.fstat(self._fd)
+        self._identity = (found.st_dev, found.st_ino)
+        self._reader = FrameReader(self._sock)
+        self._ring = RingWriter(page)
+        self._run_dir = page.run_dir
+        self._worker = worker
+        self._supervisor = supervisor
+        self._pid = os.getpid()
+        self._spills = 0
+
+    def receive(self) -> list[Job]:
+        """Wait for jobs. Ends the process when the supervisor has closed the link; a torn frame is never returned."""
+        while True:
+            self.check()
+            try:
+                frames = self._reader.read()
+            except OSError:
+                os._exit(EXIT_GONE)
+            except FrameTooLong:
+                os._exit(EXIT_DESCRIPTORS)
+            if self._reader.eof:
+                os._exit(EXIT_GONE)
+            if frames:
+                return [job for frame in frames for job in jobs_decoder.decode(frame)]
+
+    def check(self) -> None:
+        """End the process if the socket's descriptor is not the socket any more."""
+        try:
+            found = os.fstat(self._fd)
+        except OSError:
+            os._exit(EXIT_DESCRIPTORS)
+        if (found.st_dev, found.st_ino) != self._identity:
+            os._exit(EXIT_DESCRIPTORS)
+
+    def push(self, record: Record) -> None:
+        """Put a record into the ring, waiting for room; what is too big goes into a file (OSError if that cannot be written)."""
+        data = encoder.encode(record)
+        if len(data) > RECORD_BYTES_MAX:
+            self._spills += 1
+            data = encoder.encode(write_spill(self._run_dir, self._worker, self._spills, data))
+        while not self._ring.push(data):
+            self.ring()
+            if os.getppid() != self._supervisor:
+                os._exit(EXIT_GONE)
+            time.sleep(ROOM_POLL_S)
+
+    def save(self, record: Record) -> None:
+        """Push a record from within a body and ring. RuntimeError in a process that the body forked: the ring is not its own."""
+        if os.getpid() != self._pid:
+            raise RuntimeError("a checkpoint can be saved by the worker process only, not by one that the task forked")
+        self.check()
+        self.push(record)
+        self.ring()
+
+    def ring(self) -> None:
+        """Wake the supervisor. A socket that is full of bells is loud enough."""
+        self.check()
+        try:
+            self._sock.send(b"\x01", _RING_FLAGS)
+        except BlockingIOError:
+            pass
+        except OSError:
+            os._exit(EXIT_GONE)
+
+    def wait_for_end(self) -> NoReturn:
+        """Begin nothing more: wait until the supervisor kills this process or closes the link."""
+        while True:
+            self.receive()

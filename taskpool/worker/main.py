@@ -1,0 +1,145 @@
+"""The worker process: receive jobs, run each, put its report into the ring, ring the bell.
+
+It knows its page, its socket and its output pipe, and nothing else: no store, no lock, no other process. The order of its writes
+is what recovery and take-back rest on: task and attempt, then `CURRENT`, then a look at `LIMIT`, then the body, then its record
+whole in the ring, then `CURRENT` = 0.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import NoReturn
+
+import msgspec
+
+from taskpool import faults
+from taskpool.core.registry import default_registry
+from taskpool.model import TaskError
+from taskpool.wire import description
+from taskpool.wire.messages import CANCELLED, ERROR, Job, Report, Skipped
+from taskpool.wire.page import CANCEL, CURRENT, CURRENT_ATTEMPT, CURRENT_TASK, LIMIT, PID, STARTED, Page
+from taskpool.worker import birth
+from taskpool.worker.attempt import LONG_NS, Surroundings, run_attempt
+from taskpool.worker.failure import final_error
+from taskpool.worker.hygiene import Hygiene
+from taskpool.worker.interrupt import Interrupter
+from taskpool.worker.link import Link, high
+from taskpool.worker.output import Output
+
+BELL_NS_MAX = 4_000_000  # a report waits no longer than this for its bell
+
+
+def main(worker_id: int, conn_fd: int, page_fd: int, stacks_fd: int, output_fd: int, supervisor_pid: int) -> NoReturn:
+    """Be a worker until the supervisor is gone. The process must be single-threaded; it owns the descriptors from now on."""
+    birth.leave_session()
+    birth.reset_signals()
+    birth.die_with(supervisor_pid)
+    birth.offer_to_oom_killer()
+    page = Page.open(page_fd)
+    page.close_fd()
+    link = Link(conn_fd, page, worker_id, supervisor_pid)
+    birth.take_null_stdin()
+    output = Output(page, high(output_fd))
+    birth.tell_stacks(high(stacks_fd))
+    birth.forget_the_parent()
+    Interrupter(page).install()
+    surroundings = Surroundings(default_registry, page, link.save, output.log)
+    worker = Worker(page, link, output, surroundings, Hygiene(output))
+    birth.settle_memory()
+    page.words[PID] = os.getpid()
+    link.ring()
+    worker.run()
+
+
+def handler_names() -> tuple[str, ...]:
+    """Return the names of the handlers that were registered in this process."""
+    return default_registry.names()
+
+
+def set_main_stem(stem: str) -> None:
+    """Let functions of this process's `__main__` be found under the name that their script has."""
+    description.set_main_stem(stem)
+
+
+class Worker:
+    """The loop."""
+
+    def __init__(self, page: Page, link: Link, output: Output, surroundings: Surroundings, hygiene: Hygiene) -> None:
+        self._words = page.words
+        self._link = link
+        self._output = output
+        self._surroundings = surroundings
+        self._hygiene = hygiene
+        self._batch = 0  # jobs of the mailbox as it came
+        self._silent = 0  # reports in the ring that the bell has not announced
+        self._bell_at = 0  # monotonic ns of the last bell
+
+    def run(self) -> NoReturn:
+        """Serve for ever; the link ends the process."""
+        while True:
+            jobs = self._link.receive()
+            self._surroundings.rest()
+            self._bell_at = time.monotonic_ns()
+            left = self._batch = len(jobs)
+            for job in jobs:
+                left -= 1
+                self._serve(job, left)
+
+    def _serve(self, job: Job, left: int) -> None:
+        """Run a job, if it may begin. left: jobs behind it in the mailbox."""
+        words = self._words
+        words[CURRENT_TASK] = job.task_id
+        words[CURRENT_ATTEMPT] = job.attempt
+        began = time.monotonic_ns()
+        words[STARTED] = began
+        words[CURRENT] = job.n
+        if words[LIMIT] < job.n:
+            words[CURRENT] = 0
+            self._link.push(Skipped(job.n))
+            self._announce(left, began)
+            return
+        if words[CANCEL] == job.n:
+            error = TaskError("cancelled", "cancelled before it began", retryable=False)
+            report = Report(job.n, job.task_id, job.attempt, CANCELLED, began, 0, error=error)
+        else:
+            report = run_attempt(job, self._surroundings, began)
+        self._finish(report, left)
+
+    def _finish(self, report: Report, left: int) -> None:
+        """Hand a report over, leaving the process as it was before the body."""
+        if report.duration_ns >= LONG_NS or left == 0:
+            report.dirty = not self._hygiene.restore()
+        else:
+            report.dirty = self._hygiene.has_threads()
+        report.output_end = self._output.end_of_attempt()
+        self._link.check()
+        try:
+            self._link.push(report)
+        except (OSError, msgspec.MsgspecError, ValueError, OverflowError) as error:  # no room on the disk for a big one
+            self._link.push(_without_value(report, error))
+        faults.point("result.after")
+        self._words[CURRENT] = 0
+        if report.dirty:
+            self._link.ring()
+            self._link.wait_for_end()
+        self._announce(left, report.began_ns + report.duration_ns)
+
+    def _announce(self, left: int, now: int) -> None:
+        """Ring if the mailbox is empty, half of it is done since the last bell, or that was too long ago."""
+        self._silent += 1
+        if left == 0 or self._silent * 2 >= self._batch or now - self._bell_at >= BELL_NS_MAX:
+            self._link.ring()
+            self._silent = 0
+            self._bell_at = now
+
+
+def _without_value(report: Report, error: Exception) -> Report:
+    """Return the report of an attempt whose result or error could not be handed over."""
+    return msgspec.structs.replace(
+        report,
+        outcome=ERROR,
+        value=None,
+        progress=None,
+        error=final_error("result", error, f"the outcome of this attempt could not be handed over: {error}"),
+    )
