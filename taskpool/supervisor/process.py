@@ -24,7 +24,7 @@ from taskpool.core import events as ev
 from taskpool.core.scheduler import Scheduler
 from taskpool.engines import recovery, sweep
 from taskpool.engines.node import Node
-from taskpool.errors import StoreLocked, TaskpoolError
+from taskpool.errors import InternalError, StoreLocked, TaskpoolError
 from taskpool.model import Stats
 from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk, stats_of
@@ -82,6 +82,9 @@ class Supervisor:
         except TaskpoolError as error:
             _refuse(sock, error)
             return 5
+        except Exception as error:
+            _refuse(sock, InternalError(f"the supervisor could not start: {type(error).__name__}: {error}"))
+            raise
         self._owner = self._server.adopt(sock, owner=True)
         self._watch_owner(owner_pid)
         return self._run()
@@ -99,7 +102,11 @@ class Supervisor:
         settings = self.settings
         store = self._store = open_store(settings, self._log)
         run_dir = store.places.run
-        sweep.sweep_before_start(store.mark)  # under the store's lock: whoever bears the mark is of a dead owner
+        _, alive = sweep.sweep_before_start(store.mark)  # under the store's lock: whoever bears the mark is of a dead owner
+        if alive:
+            store.close(clean=False)
+            pids = ", ".join(map(str, sorted(alive)))
+            raise StoreLocked(f"processes of the last owner live on and cannot be killed: {pids}", hint="end them, then start again")
         self._node = Node(run_dir, store.epoch, store.mark, prepare=self._prepare)
         scheduler = self._scheduler = Scheduler(
             settings.workers, depth_max=self._node.mailbox_limit, grace_s=settings.cancel_grace_s
@@ -131,12 +138,9 @@ class Supervisor:
         events: list[ev.Event] = []
         pages = recovery.recover(store.places.run, store.epoch)
         begun: set[tuple[int, int]] = set()
-        voids: set[int] = set()
         for page in pages:
             if page.current is not None:
                 begun.add(page.current)
-            if page.void:
-                voids.add(page.worker)
             for record in page.records:
                 if isinstance(record, wire.Report):
                     row = running.get(record.task_id)
@@ -144,7 +148,9 @@ class Supervisor:
                         events.append(ev.Recovered(running.pop(record.task_id), True, record))
                 elif isinstance(record, wire.Checkpointed) and record.task_id in running:
                     store.commit([cmd.Checkpoint(record.task_id, record.attempt, record.data)], self._clock.now().wall)
-        known = {page.worker for page in pages} - voids
+        # An owner settles all that ran before it starts a worker, so what runs now is of the last one that had workers.
+        last = max((page.epoch for page in pages), default=0)
+        known = {page.worker for page in pages if page.epoch == last and not page.void}
         for row in running.values():
             # Without a page of this boot nobody knows how far it came: what was sent counts as begun.
             events.append(ev.Recovered(row, (row.id, row.attempt) in begun or row.worker not in known))
@@ -154,7 +160,7 @@ class Supervisor:
         for event in [*events, opened]:
             self._loop.deliver(event)
         self._loop.turn()
-        recovery.forget(pages)
+        recovery.forget(store.places.run, store.epoch)
 
     def _run(self) -> int:
         gc.collect()
