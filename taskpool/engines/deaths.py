@@ -1,0 +1,83 @@
+"""How a worker died, in words and as a TaskError."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+
+from taskpool.engines.engine import Limits
+from taskpool.model import TaskError
+
+EXIT_DESCRIPTORS_CLOSED = 70  # a worker ends so when its pipe is not its pipe any more
+STACK_CHARS_MAX = 16 * 1024  # of the stack that goes into the error
+OUTPUT_CHARS_MAX = 4 * 1024  # of the output that does
+
+Usage = resource.struct_rusage
+
+_KINDS = {"timeout": "timeout", "deadline": "deadline", "heartbeat": "heartbeat", "cancel": "cancelled", "memory": "memory"}
+
+
+def error_of(
+    status: int,
+    usage: Usage,
+    *,
+    why: str,
+    fault: str,
+    lasted_s: float,
+    limits: Limits | None,
+    stack: str,
+    output: str,
+) -> TaskError:
+    """Return the error of the attempt that a death ended.
+
+    status: as wait4 has it; why: who killed the worker ("": nobody of us); fault: why it had to be killed although no limit or
+    request said so; lasted_s: from the begin of the body to the death.
+    """
+    code = os.waitstatus_to_exitcode(status)
+    peak = usage.ru_maxrss * 1024
+    kind = _KINDS.get(why, "interrupted") if why else "panic"
+    return TaskError(
+        kind=kind,
+        message=_of_ours(why, lasted_s, limits) if why else f"its worker was ended: {fault}" if fault else _by_itself(code, peak),
+        retryable=kind in ("panic", "timeout", "heartbeat", "memory"),
+        traceback=stack[-STACK_CHARS_MAX:],
+        exit_code=code if code >= 0 else None,
+        signal=-code if code < 0 else None,
+        peak_rss_bytes=peak,
+        output_tail=output[-OUTPUT_CHARS_MAX:],
+    )
+
+
+def signal_name(number: int) -> str:
+    """Return SIGSEGV for 11, and so on."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _of_ours(why: str, lasted_s: float, limits: Limits | None) -> str:
+    after = f"killed {lasted_s:.3f} s after it began"
+    if why == "timeout" and limits is not None and limits.timeout_s is not None:
+        return f"over its timeout of {limits.timeout_s:g} s: {after}"
+    if why == "heartbeat" and limits is not None and limits.heartbeat_s is not None:
+        return f"no sign of life for {limits.heartbeat_s:g} s: {after}"
+    if why == "deadline":
+        return f"its deadline passed: {after}"
+    if why == "cancel":
+        return f"cancelled; it did not stop by itself: {after}"
+    if why == "stop":
+        return f"the pool was stopped: {after}"
+    return f"its worker was ended ({why}): {after}"
+
+
+def _by_itself(code: int, peak: int) -> str:
+    memory = f"peak RSS {peak / 1e6:.0f} MB"
+    if code == -signal.SIGKILL:
+        return f"killed by SIGKILL, not by us; {memory} (the kernel does this when memory runs out)"
+    if code < 0:
+        return f"killed by {signal_name(-code)}; {memory}"
+    if code == EXIT_DESCRIPTORS_CLOSED:
+        return f"closed our file descriptors (exited with code {code})"
+    return f"exited with code {code}; {memory}"

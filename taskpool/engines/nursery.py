@@ -1,0 +1,195 @@
+"""The supervisor's end of the zygote: starts it, asks it for workers, starts another when it dies."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+import taskpool
+from taskpool.engines import sweep
+from taskpool.engines.deaths import signal_name
+from taskpool.wire.frames import FrameReader
+from taskpool.wire.messages import Fork, Forked, Prepare, Prepared
+from taskpool.wire.poller import IN, OUT, Poller
+
+# Run with `python -c`, which puts the directory that the pool happens to be started in before the standard library.
+COMMAND = "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv[1]]; from taskpool.engines.zygote import main; main()"
+DEATHS_MAX = 3  # of zygotes in a row that die while they import the handlers
+LEAVE_S = 2.0  # from the end of its socket to the kill
+
+_decoder = msgspec.msgpack.Decoder(Prepared | Forked)
+_encoder = msgspec.msgpack.Encoder()
+_length = struct.Struct("<I")
+_ROOT = str(Path(taskpool.__file__).resolve().parent.parent)
+
+
+class Nursery:
+    """One zygote after the other. `messages` gives what they say; `lost` names workers whose fork was never answered."""
+
+    def __init__(self, prepare: Prepare, mark: str, epoch: int, python: str, environment: dict[str, str]) -> None:
+        self._prepare = prepare
+        self._mark = mark
+        self._epoch = epoch
+        self._python = python
+        self._environment = sweep.marked_environment(environment, mark, epoch)
+        self._queue: deque[tuple[bytes, Sequence[int], int]] = deque()  # frame, descriptors beside it, worker they are for
+        self._asked: dict[int, None] = {}  # workers whose fork is asked for and not answered
+        self._sent: list[int] = []
+        self._lost: list[int] = []
+        self._deaths = 0
+        self._prepared = False
+        self._broken = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self.pid = 0
+        self.spoke = False  # `messages` has something to tell
+
+    def start(self, poller: Poller) -> None:
+        """Start the first zygote. OSError if that cannot be."""
+        self._poller = poller
+        self._begin()
+
+    def _begin(self) -> None:
+        mine, theirs = socket.socketpair()
+        arguments = [_ROOT, str(theirs.fileno()), str(os.getpid()), f"{self._mark}:{self._epoch}"]
+        try:
+            process = subprocess.Popen(
+                [self._python, *_interpreter_flags(), "-c", COMMAND, *arguments],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                env=self._environment,
+                start_new_session=True,
+            )
+        except BaseException:
+            mine.close()
+            raise
+        finally:
+            theirs.close()
+        mine.setblocking(False)
+        self._socket, self._process, self.pid = mine, process, process.pid
+        self._reader = FrameReader(mine)
+        self._prepared = False
+        self._queue.clear()
+        self._asked.clear()
+        self._put(_encoder.encode(self._prepare), (), 0)
+        self._poller.add(mine.fileno(), self._on_socket, IN | OUT)
+
+    def _on_socket(self, events: int) -> None:
+        self.spoke = self.spoke or bool(events & ~OUT)
+        if events & OUT:
+            self._flush()
+
+    def fork(self, worker_id: int, descriptors: Sequence[int]) -> Forked | None:
+        """Ask for a worker; return at once the refusal of a nursery that is broken, else None.
+
+        The descriptors must stay open until `handed_over` names the worker.
+        """
+        if self._broken:
+            return Forked(worker_id, 0, self._broken)
+        self._asked[worker_id] = None
+        self._put(_encoder.encode(Fork(worker_id)), descriptors, worker_id)
+        self._flush()
+        return None
+
+    def handed_over(self) -> list[int]:
+        """Return the workers whose descriptors are on their way since the last call."""
+        sent, self._sent = self._sent, []
+        return sent
+
+    def _put(self, body: bytes, descriptors: Sequence[int], worker_id: int) -> None:
+        self._queue.append((_length.pack(len(body)) + body, descriptors, worker_id))
+
+    def _flush(self) -> None:
+        while self._queue:
+            data, descriptors, worker_id = self._queue[0]
+            try:
+                sent = socket.send_fds(self._socket, [data], descriptors, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                return
+            except OSError:
+                break  # it is gone, which `messages` will find
+            if descriptors:
+                self._sent.append(worker_id)
+            if sent < len(data):
+                self._queue[0] = (data[sent:], (), 0)
+            else:
+                self._queue.popleft()
+        self._poller.modify(self._socket.fileno(), IN)
+
+    # ---- what it says -----------------------------------------------------------------------------------------------
+
+    def messages(self) -> list[Prepared | Forked]:
+        """Return what the zygote has said since the last call, and start another if it has died."""
+        found: list[Prepared | Forked] = []
+        self.spoke = False
+        if self._process is None:
+            return found
+        while True:
+            frames = self._reader.read()
+            found += map(_decoder.decode, frames)
+            if not frames:
+                break
+        for message in found:
+            if isinstance(message, Forked):
+                self._asked.pop(message.worker_id, None)
+            else:
+                self._prepared = True
+                self._deaths = 0
+        if self._reader.eof:
+            found += self._died()
+        return found
+
+    def lost(self) -> list[int]:
+        """Return the workers whose fork died with its zygote, since the last call: they are to be asked for again."""
+        lost, self._lost = self._lost, []
+        return lost
+
+    def _died(self) -> list[Prepared | Forked]:
+        assert self._process is not None
+        self._poller.remove(self._socket.fileno())
+        self._socket.close()
+        self._process.kill()  # its socket is closed, so it is at its end in any case
+        code = self._process.wait()
+        self._process, self.pid = None, 0
+        asked = list(self._asked)
+        if not self._prepared:
+            self._deaths += 1
+        if self._deaths >= DEATHS_MAX:
+            how = f"was killed by {signal_name(-code)}" if code < 0 else f"exited with code {code}"
+            self._broken = f"the process that imports the handlers {how}, {DEATHS_MAX} times in a row"
+            self._asked.clear()
+            return [Prepared(error=self._broken), *(Forked(worker_id, 0, self._broken) for worker_id in asked)]
+        self._lost = [*self._lost, *asked]
+        self._begin()
+        return []
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
+
+    def stop(self) -> bool:
+        """Let the zygote sweep its epoch and end; return whether it could. Safe to call twice."""
+        if self._process is None:
+            return True
+        self._poller.remove(self._socket.fileno())
+        self._socket.close()
+        try:
+            self._process.wait(LEAVE_S if self._prepared else 0.0)  # while it imports, it does not listen
+            return True
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return False
+        finally:
+            self._process, self.pid = None, 0
+
+
+def _interpreter_flags() -> list[str]:
+    """Return the options this interpreter was started with (-O, -W, -X …), as multiprocessing hands them on."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return flags

@@ -1,0 +1,149 @@
+"""What tasks leave behind: found among our children and those of workers, killed and reaped.
+
+A worker is a subreaper: whatever a task starts, daemons too, stays below the worker while that lives, and becomes a child of this
+process when it dies. So an orphan here has no owner left and is killed at once; a leftover there is known by the time it started.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from taskpool.clock import NS, boottime_ns
+from taskpool.engines import linux
+from taskpool.engines.link import Link
+from taskpool.wire.page import CURRENT, STARTED, Page
+from taskpool.wire.poller import Poller
+
+TRACKER_NS = NS  # how long a resource tracker may go on cleaning up after the death of those it served
+
+
+class Orphans:
+    """Kills and reaps. `again` tells that somebody was spared for the moment, and a later sweep is needed."""
+
+    def __init__(self, poller: Poller) -> None:
+        self._poller = poller
+        self._session = os.getsid(0)
+        self._held: dict[int, int] = {}  # pid → pidfd of those killed and not reaped
+        self._trackers: dict[int, int] = {}  # pid → monotonic ns at which it was seen first
+        self._lag_ns = boottime_ns() - time.monotonic_ns()  # what the machine has slept before now
+        self.again = False
+        self.reaped = False
+
+    def candidates(self) -> list[int]:
+        """Return the children of this process. Ask before the newborn workers are learned of, or one may be taken for an orphan."""
+        return linux.children(os.getpid())
+
+    def sweep(self, candidates: list[int], is_known: Callable[[int], bool]) -> None:
+        """Kill all candidates that are neither known nor of this process's own session (which are its own helpers)."""
+        self.again = self.reaped = False
+        for pid in candidates:
+            if pid in self._held or is_known(pid):
+                continue
+            entry = linux.process(pid)
+            if entry is None or entry.session == self._session or entry.ppid != os.getpid():
+                continue
+            if entry.state == "Z":
+                _reap(pid)
+            elif not self._spared(pid):
+                self._kill(pid)
+        self._trackers = {pid: at for pid, at in self._trackers.items() if pid in candidates}
+
+    def sweep_worker(self, link: Link) -> None:
+        """Kill what ended attempts of a live worker have left: all if it is idle, else all that is older than what it runs."""
+        page = link.page
+        pids = linux.children(link.pid)
+        if not pids:
+            return
+        began = _began(page)
+        # If the machine has slept meanwhile, this reads as too early: something is then spared until the worker is idle.
+        before = boottime_ns() if began is None else began + self._lag_ns
+        for pid in pids:
+            entry = linux.process(pid)
+            if entry is None or entry.state == "Z" or entry.ppid != link.pid or _is_tracker(pid):
+                continue
+            if link.born_boot < entry.started_ns + linux.TICK_NS and entry.started_ns + linux.TICK_NS <= before:
+                if _began(page) == began:  # else it has begun something since, which this may belong to
+                    _kill_tree(pid)
+                else:
+                    self.again = True
+
+    def _spared(self, pid: int) -> bool:
+        """A resource tracker of multiprocessing frees shared memory when its users are dead, and ends by itself."""
+        if not _is_tracker(pid):
+            return False
+        now = time.monotonic_ns()
+        if now - self._trackers.setdefault(pid, now) >= TRACKER_NS:
+            return False
+        self.again = True
+        return True
+
+    def _kill(self, pid: int) -> None:
+        pidfd = linux.pidfd_open(pid)
+        if pidfd is None:
+            return
+        _kill_tree(pid)
+        self._held[pid] = pidfd
+        self._poller.add(pidfd, lambda events: self._ended(pid))
+
+    def _ended(self, pid: int) -> None:
+        pidfd = self._held.pop(pid)
+        self._poller.remove(pidfd)
+        os.close(pidfd)
+        _reap(pid)
+        self.reaped = True  # its own children are ours now
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for all that were killed; return whether they have ended."""
+        linux.wait_ended(list(self._held.values()), timeout_s)
+        for pid in list(self._held):
+            entry = linux.process(pid)
+            if entry is None or entry.state == "Z":
+                self._ended(pid)
+        return not self._held
+
+    def close(self) -> None:
+        """Let go of those that would not end."""
+        for pidfd in self._held.values():
+            self._poller.remove(pidfd)
+            os.close(pidfd)
+        self._held.clear()
+
+
+def _began(page: Page) -> int | None:
+    """Return when the body that runs began (monotonic ns), None if the worker is between two."""
+    words = page.words
+    return words[STARTED] if words[CURRENT] else None
+
+
+def _kill_tree(pid: int) -> None:
+    """Kill a process and all below it, parents first, so that they make no new ones."""
+    pidfd = linux.pidfd_open(pid)
+    if pidfd is None:
+        return
+    try:
+        below = linux.children(pid)
+        linux.pidfd_signal(pidfd, signal.SIGKILL)
+        for child in below:
+            _kill_tree(child)
+    except PermissionError:
+        pass  # it runs as somebody else; the environment mark does not find it either
+    finally:
+        os.close(pidfd)
+
+
+def _is_tracker(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return b"resource_tracker import main" in file.read()
+    except OSError:
+        return False
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        pass
