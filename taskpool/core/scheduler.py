@@ -126,8 +126,8 @@ class Scheduler:
     def next_timer(self, now: Instant) -> float | None:
         """Return the seconds until something becomes due by itself (0: now), or None."""
         waits: list[float] = []
-        if self.delayed.keys and not self.stopping:
-            waits.append((self.delayed.keys[0][1] - now.wall) / US)
+        if not self.stopping and (first := self.delayed.first()) is not None:
+            waits.append((first[1] - now.wall) / US)
         if self._deadlines:
             waits.append((self._deadlines[0][0] - now.wall) / US)
         if self._stuck_at is not None:
@@ -177,7 +177,7 @@ class Scheduler:
         options = row.options
         if options.deadline_at is not None or options.expires_at is not None:
             self._watch_deadline(row)
-        if len(line.keys) > line.cap:
+        if len(line) > line.cap:
             for _, _, task_id in line.shed():
                 gone = self.tasks.get(task_id)
                 if gone is not None and gone.status in WAITING:
@@ -427,9 +427,10 @@ class Scheduler:
 
     def _admit_due(self, now: Instant) -> None:
         """Move what is due into its queue's line. Its row says so only if it does not start in this same turn."""
-        keys = self.delayed.keys
-        while keys and keys[0][1] <= now.wall:
-            _, at, task_id = heapq.heappop(keys)
+        delayed = self.delayed
+        while (first := delayed.first()) is not None and first[1] <= now.wall:
+            delayed.pop()
+            _, at, task_id = first
             row = self.tasks.get(task_id)
             if row is None or row.status not in (PENDING, RETRYING) or row.scheduled_at != at:
                 continue
@@ -455,7 +456,7 @@ class Scheduler:
                         break
 
     def _fill(self, now: Instant) -> None:
-        waiting = sum(len(line.keys) for line in self.ready.values())
+        waiting = sum(map(len, self.ready.values()))
         if not waiting:
             return
         boxes = [box for box in self.workers.values() if box.takes_work()]
@@ -468,7 +469,7 @@ class Scheduler:
                 self._start(box, row, now)
         if self.depth_max == 1:
             return
-        waiting = sum(len(line.keys) for line in self.ready.values())
+        waiting = sum(map(len, self.ready.values()))
         quota = min(self.depth_max, -(-waiting // max(1, len(boxes))) + 1)
         for box in boxes:
             if len(box.sent) * 2 > self.depth_max:
@@ -497,9 +498,8 @@ class Scheduler:
         return None
 
     def _pop_line(self, line: Line, now: Instant) -> TaskRow | None:
-        keys = line.keys
-        while keys:
-            rank, at, task_id = heapq.heappop(keys)
+        while (key := line.pop()) is not None:
+            rank, at, task_id = key
             row = self.tasks.get(task_id)
             if row is None or row.status not in WAITING or row.scheduled_at != at or row.rank != rank:
                 continue  # cancelled, ended, or moved meanwhile
@@ -509,7 +509,7 @@ class Scheduler:
         return None
 
     def _unpop(self, row: TaskRow) -> None:
-        heapq.heappush(self.ready[row.queue].keys, (row.rank, row.scheduled_at, row.id))
+        self.ready[row.queue].put_back((row.rank, row.scheduled_at, row.id))
 
     def _start(self, box: Mailbox, row: TaskRow, now: Instant) -> None:
         expected = self.durations.expected(row.name)
@@ -591,8 +591,8 @@ class Scheduler:
                 assert row.id not in held, f"task {row.id} is in the mailboxes of workers {held[row.id]} and {box.worker}"
                 assert self.tasks.get(row.id) is row, f"task {row.id} runs unknown"
                 held[row.id] = box.worker
-        ready = {key[2] for line in self.ready.values() for key in line.keys}
-        delayed = {key[2] for key in self.delayed.keys}
+        ready = {key[2] for line in self.ready.values() for key in line}
+        delayed = {key[2] for key in self.delayed}
         for row in self.tasks.values():
             assert row.status not in TERMINAL, f"task {row.id} ended and is still held"
             if row.status == RUNNING:

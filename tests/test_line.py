@@ -1,0 +1,67 @@
+"""A line hands out the smallest key that memory holds, whatever order the keys came in, and never one beyond its mark."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taskpool.core.line import Key, Line
+
+keys = st.lists(st.tuples(st.integers(-2, 2), st.integers(0, 9), st.integers(0, 99)), unique=True)
+
+
+def drained(line: Line) -> list[Key]:
+    found = []
+    while (key := line.pop()) is not None:
+        found.append(key)
+    return found
+
+
+@given(keys, st.integers(0, 20))
+def test_keys_leave_in_order_however_they_came(given_keys: list[Key], taken: int) -> None:
+    line = Line()
+    for key in given_keys[:taken]:
+        assert line.offer(key)
+    first = line.first()
+    assert first == min(given_keys[:taken], default=None)
+    if first is not None:
+        assert line.pop() == first
+        line.put_back(first)
+    for key in given_keys[taken:]:
+        assert line.offer(key)
+    assert len(line) == len(list(line)) == len(given_keys)
+    assert drained(line) == sorted(given_keys)
+    assert line.first() is None
+
+
+@given(keys, st.integers(4, 12))
+def test_what_is_shed_stands_behind_all_that_stays(given_keys: list[Key], cap: int) -> None:
+    line = Line(cap=cap)
+    for key in given_keys:
+        line.offer(key)
+    gone = line.shed()
+    kept = sorted(line)
+    assert sorted(kept + gone) == sorted(given_keys)
+    if len(given_keys) <= cap:
+        assert gone == []
+        assert line.mark is None
+    else:
+        assert line.mark == kept[-1] < min(gone)
+        assert len(kept) == cap - cap // 4
+        assert not line.offer(min(gone))
+        assert drained(line) == kept
+
+
+def test_a_line_asks_for_more_below_half_and_knows_when_all_is_here() -> None:
+    line = Line(cap=8, stored=True)
+    assert not line.offer((0, 0, 1))  # the store may hold others before it
+    assert line.wants_refill()
+    line.refilling = True
+    assert not line.wants_refill()
+    line.refilled([(0, 0, 1), (0, 0, 2)], more=True)
+    assert line.mark == (0, 0, 2)
+    assert line.offer((-1, 5, 3))
+    assert not line.offer((0, 0, 3))
+    line.refilled([(0, 0, 3)], more=False)
+    assert line.mark is None
+    assert drained(line) == [(-1, 5, 3), (0, 0, 1), (0, 0, 2), (0, 0, 3)]
