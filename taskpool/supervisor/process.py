@@ -160,7 +160,7 @@ class Supervisor:
         for event in [*events, opened]:
             self._loop.deliver(event)
         self._loop.turn()
-        recovery.forget(store.places.run, store.epoch)
+        recovery.forget(pages)
 
     def _run(self) -> int:
         gc.collect()
