@@ -1,4 +1,4 @@
-"""Connections to a store's file, and who may open it. Nobody opens that file except through here."""
+"""Connections to a store's file. Nobody opens it except through here: a plain open and close would drop the owner's locks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from taskpool.store import schema
 from taskpool.store.conditions import damaged, in_our_words
 
 DURABILITIES: Final = {"power": "FULL", "process": "NORMAL"}
-READER_PATIENCE_S: Final = 2.0  # a reader waits only for a recovery or an exclusive lock, both short
+PATIENCE_S: Final = 3.0  # for a lock, by readers and while opening: held by a recovery, a guest, or another opening, all short
+SQLITE_MIN: Final = (3, 31, 0)  # VACUUM INTO, upserts, row values, JSON
 
 # Read back by `pragmas`, and printed beside every figure that depends on them.
 SHOWN: Final = (
@@ -34,13 +35,15 @@ SHOWN: Final = (
 def connect_owner(path: Path | None, durability: str) -> sqlite3.Connection:
     """Open the one connection that writes (None: in memory). Its file exists; its tables may not.
 
-    The lock is never waited for (timeout 0), transactions are written out (isolation_level None), and checkpoints are the store's
-    own decision (wal_autocheckpoint 0): SQLite's would run beside writers, RESTART excludes them.
+    Transactions are written out (isolation_level None), and checkpoints are the store's own decision (wal_autocheckpoint 0):
+    SQLite's would run beside writers, RESTART excludes them. While opening, locks are waited for; `be_impatient` ends that.
     """
+    if sqlite3.sqlite_version_info < SQLITE_MIN:
+        raise StoreUnusable(f"SQLite {sqlite3.sqlite_version} is too old", hint=f"{'.'.join(map(str, SQLITE_MIN))} is needed")
     connection = sqlite3.connect(
         ":memory:" if path is None else _uri(path, "rw"),
         uri=path is not None,
-        timeout=0,
+        timeout=PATIENCE_S,
         isolation_level=None,
         cached_statements=256,
     )
@@ -66,6 +69,19 @@ def connect_owner(path: Path | None, durability: str) -> sqlite3.Connection:
     return connection
 
 
+def be_impatient(connection: sqlite3.Connection) -> None:
+    """From now on refuse at once where a lock is held: the loop has better to do than to wait."""
+    connection.execute("PRAGMA busy_timeout = 0")
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """Open a file without any look at what it is. Such a connection leaves a log as it is, even as the last one to close."""
+    connection = sqlite3.connect(_uri(path, "ro"), uri=True, timeout=PATIENCE_S, isolation_level=None, cached_statements=64)
+    connection.execute("PRAGMA mmap_size = 0")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    return connection
+
+
 def connect_reader(path: Path) -> sqlite3.Connection:
     """Open a read-only connection to a file that exists and is a store of this version, live or left by a crash."""
     if not path.exists():
@@ -74,18 +90,13 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         raise StoreUnusable(f"{path} may not be read by us")
     connection: sqlite3.Connection | None = None
     try:
-        connection = sqlite3.connect(
-            _uri(path, "ro"), uri=True, timeout=READER_PATIENCE_S, isolation_level=None, cached_statements=64
-        )
-        connection.execute("PRAGMA mmap_size = 0")
-        connection.execute("PRAGMA trusted_schema = OFF")
+        connection = connect_read_only(path)
         have = version(connection, path)
         if have is None:
             raise StoreUnusable(f"the store {path} is empty", hint="its first owner has not set it up")
         if have < schema.VERSION:
-            raise StoreUnusable(
-                f"the store {path} has schema {have}, this taskpool reads {schema.VERSION}", hint="serve it once to migrate it"
-            )
+            words = f"the store {path} has schema {have}, this taskpool reads {schema.VERSION}"
+            raise StoreUnusable(words, hint="serve it once to migrate it")
     except BaseException as error:
         if connection is not None:
             connection.close()
@@ -100,7 +111,7 @@ def version(connection: sqlite3.Connection, path: object) -> int | None:
     """Return a file's schema version, None if it is empty. StoreCorrupt: not ours; StoreTooNew: not yet ours."""
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     have: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not tables and application_id == 0 and have == 0:
         return None
     if application_id != schema.APPLICATION_ID:
@@ -118,9 +129,10 @@ def version(connection: sqlite3.Connection, path: object) -> int | None:
 
 
 def pragmas(connection: sqlite3.Connection) -> dict[str, object]:
-    """Return the settings in force, by name."""
+    """Return SQLite's version and the settings in force, by name."""
     found = {name: connection.execute(f"PRAGMA {name}").fetchone() for name in SHOWN}
-    return {name: row[0] for name, row in found.items() if row is not None}  # in memory some have no meaning
+    known = {name: row[0] for name, row in found.items() if row is not None}  # in memory some have no meaning
+    return {"sqlite_version": sqlite3.sqlite_version, **known}
 
 
 def _uri(path: Path, mode: str) -> str:

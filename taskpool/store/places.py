@@ -1,4 +1,4 @@
-"""Where everything of a store lies: `x.db`, its WAL, and `x.db.d/` (run, logs, blobs, lock).
+"""Where everything of a store lies: `x.db`, its WAL, and `x.db.d/` (run, logs, blobs, lock, ledger).
 
 A store's file may only lie on a local file system: the WAL's index is shared memory, and record locks of network file systems lie.
 Directories are 0700 and files 0600, whatever the umask: whoever can write rows can run tasks.
@@ -64,6 +64,7 @@ class Places:
         self.logs = self.dir / "logs"
         self.blobs = self.dir / "blobs"
         self.lock = self.dir / "lock"
+        self.ledger = self.dir / "ledger"
 
     @property
     def wal(self) -> Path:

@@ -22,10 +22,16 @@ from taskpool.store.places import Places
 from taskpool.wire.messages import Outcome
 
 STATUSES: Final = tuple(status for status in MOVES if status)
-_LIVE: Final = "(status = 'running' OR status = 'queued' OR status = 'pending' OR status = 'retrying')"
+LIVE: Final = "(status = 'running' OR status = 'queued' OR status = 'pending' OR status = 'retrying')"
 _DELAYED: Final = "(status = 'pending' OR status = 'retrying')"
 _WANTED: Final = "FROM json_each(?) AS wanted CROSS JOIN task ON task.id = wanted.value"
+_QUEUES_WAITING: Final = (
+    "WITH RECURSIVE waiting(queue) AS (SELECT MIN(queue) FROM task WHERE status = 'queued' UNION ALL "
+    "SELECT (SELECT MIN(task.queue) FROM task WHERE status = 'queued' AND task.queue > waiting.queue) FROM waiting "
+    "WHERE waiting.queue IS NOT NULL) SELECT queue FROM waiting WHERE queue IS NOT NULL"
+)
 _FIRST: Final = (-(1 << 63), -(1 << 63), 0)
+META: Final = ("mark", "epoch", "turn", "clean", "boot_id", "durability", "opened_at")
 SCAN: Final = 1000  # rows looked at a time, where a filter needs more than SQL can see
 
 
@@ -61,7 +67,7 @@ class Reading:
 
     def outcomes(self, ids: Sequence[int]) -> list[Outcome]:
         """Return how those of the tasks ended that have ended."""
-        found = self._read(f"SELECT {records.OUTCOME} {_WANTED} WHERE NOT {_LIVE}", (_json(ids),))
+        found = self._read(f"SELECT {records.OUTCOME} {_WANTED} WHERE NOT {LIVE}", (_json(ids),))
         return [records.outcome(row) for row in found]
 
     # ---- many tasks -------------------------------------------------------------------------------------------------
@@ -87,9 +93,16 @@ class Reading:
             found.setdefault(queue, {})[status] = n
         return found
 
+    def recount(self) -> dict[str, dict[str, int]]:
+        """Return what `counts_by_queue` should say, by looking at every row: for checks."""
+        found: dict[str, dict[str, int]] = {}
+        for queue, status, n in self._read("SELECT queue, status, COUNT(*) FROM task GROUP BY queue, status"):
+            found.setdefault(queue, {})[status] = n
+        return found
+
     def meta(self) -> dict[str, Any]:
-        """Return what the store says of itself: epoch, mark, boot_id, clean (0 while an owner has it open)."""
-        return dict(self._read("SELECT name, value FROM meta"))
+        """Return what the store says of itself: mark, epoch, turn, clean (0 while an owner has it open), boot_id and so on."""
+        return dict(zip(META, self._read(f"SELECT {', '.join(META)} FROM meta")[0], strict=True))
 
     def pragmas(self) -> dict[str, object]:
         """Return the settings of this connection that are in force."""
@@ -135,8 +148,8 @@ class Reading:
         )
 
     def queues_waiting(self) -> list[str]:
-        """Return the queues that have tasks in status queued."""
-        return [queue for (queue,) in self._read("SELECT queue FROM tally WHERE status = 'queued' AND n > 0 ORDER BY queue")]
+        """Return the queues that have tasks in status queued: by the rows themselves, a look into the index per queue."""
+        return [queue for (queue,) in self._read(_QUEUES_WAITING)]
 
     def rows(self, ids: Sequence[int]) -> list[TaskRow]:
         """Return the rows of those of the tasks that exist, in the order asked for."""

@@ -9,7 +9,7 @@ every UPDATE of ours asserts the status and version that it moves from.
     task        one row per task            payload     the payloads that do not fit a narrow row
     attempt     one row per ended attempt   checkpoint  the last state that a live task saved
     tally       tasks per (queue, status)   progress    the last progress of a task
-    meta        epoch, mark, boot id, whether the last owner closed the file
+    meta        one row: mark, epoch, turns committed, whether the last owner closed the file, its boot and durability
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CREATE TABLE task(
         OR status = 'retrying' OR status = 'failed' OR status = 'cancelled' OR status = 'interrupted'),
     version INTEGER NOT NULL CHECK(version > 0),
     attempt INTEGER NOT NULL DEFAULT 0,
-    charged INTEGER NOT NULL DEFAULT 0 CHECK(charged >= 0),
+    charged INTEGER NOT NULL DEFAULT 0 CHECK(charged >= 0 AND charged <= attempt),
     scheduled_at INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     started_at INTEGER,
@@ -47,13 +47,13 @@ CREATE TABLE task(
     payload BLOB,
     error BLOB,
     result BLOB
-) STRICT;
+);
 CREATE INDEX task_ready ON task(queue, rank, scheduled_at) WHERE status = 'queued';
 CREATE INDEX task_delayed ON task(scheduled_at) WHERE status = 'pending' OR status = 'retrying';
 CREATE INDEX task_running ON task(worker) WHERE status = 'running';
 CREATE INDEX task_bad ON task(status) WHERE status = 'failed' OR status = 'cancelled' OR status = 'interrupted';
 CREATE UNIQUE INDEX task_batch ON task(batch, item) WHERE batch IS NOT NULL;
-CREATE TABLE payload(id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;
+CREATE TABLE payload(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE attempt(
     task_id INTEGER NOT NULL,
     attempt INTEGER NOT NULL,
@@ -68,22 +68,31 @@ CREATE TABLE attempt(
     peak_rss_kib INTEGER NOT NULL,
     detail BLOB,
     PRIMARY KEY(task_id, attempt)
-) STRICT, WITHOUT ROWID;
+) WITHOUT ROWID;
 CREATE TABLE tally(
     queue TEXT NOT NULL,
     status TEXT NOT NULL,
-    n INTEGER NOT NULL CHECK(n >= 0),
+    n INTEGER NOT NULL,
     PRIMARY KEY(queue, status)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE checkpoint(task_id INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, data BLOB NOT NULL) STRICT;
+) WITHOUT ROWID;
+CREATE TABLE checkpoint(task_id INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE progress(
     task_id INTEGER PRIMARY KEY,
     done REAL NOT NULL,
     total REAL NOT NULL,
     text TEXT NOT NULL,
     at INTEGER NOT NULL
-) STRICT;
-CREATE TABLE meta(name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
+);
+CREATE TABLE meta(
+    id INTEGER PRIMARY KEY CHECK(id = 1),
+    mark TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    turn INTEGER NOT NULL,
+    clean INTEGER NOT NULL,
+    boot_id TEXT NOT NULL,
+    durability TEXT NOT NULL,
+    opened_at INTEGER NOT NULL
+);
 """
 
 
@@ -92,7 +101,9 @@ def create(connection: sqlite3.Connection, mark: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
     for statement in filter(str.strip, _TABLES.split(";")):
         connection.execute(statement)
-    connection.executemany("INSERT INTO meta VALUES(?, ?)", [("epoch", 0), ("mark", mark), ("boot_id", ""), ("clean", 1)])
+    connection.execute("INSERT INTO meta VALUES(1, ?, 0, 0, 1, '', '', 0)", (mark,))
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
+    # From now on the file itself says whose it is, whatever becomes of its log.
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -8,6 +8,7 @@ are checked against the table of legal ones before anything is written. Pure: no
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +20,7 @@ from taskpool.store.records import Detail
 
 PAYLOAD_INLINE_MAX: Final = 1024  # bytes; a longer payload would be rewritten with its row at each start and end
 
-# Each statement of a stage, in the order of writing. All of those on task must change exactly as many rows as they are given.
+# The statements of a stage. Inserts are written first, then updates, which must change exactly as many rows as they are given.
 INSERT_WAITING: Final = (
     "INSERT INTO task(id, uid, name, queue, rank, status, version, scheduled_at, created_at, batch, item, codec, options, payload) "
     "VALUES(?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?)"
@@ -55,7 +56,7 @@ RENEW: Final = (
     "scheduled_at = COALESCE(?, scheduled_at), extras = COALESCE(?, extras), error = NULL, result = NULL, result_codec = NULL "
     "WHERE id = ? AND version = ? AND status = ?"
 )
-ASSERTED: Final = (INSERT_WAITING, INSERT_RUNNING, INSERT_MOVED, START, SUCCEED, END, MOVE, RENEW)
+UPDATES: Final = (START, SUCCEED, END, MOVE, RENEW)
 
 PAYLOAD: Final = "INSERT INTO payload(id, data) VALUES(?, ?)"
 ATTEMPT: Final = (
@@ -73,7 +74,16 @@ PROGRESS: Final = (
     "INSERT INTO progress(task_id, done, total, text, at) VALUES(?, ?, ?, ?, ?) "
     "ON CONFLICT(task_id) DO UPDATE SET done = excluded.done, total = excluded.total, text = excluded.text, at = excluded.at"
 )
-UNASSERTED: Final = (PAYLOAD, ATTEMPT, CHECKPOINT, MARK, PROGRESS, FORGET)
+INSERTS: Final = (INSERT_WAITING, INSERT_RUNNING, INSERT_MOVED, PAYLOAD, ATTEMPT)
+OTHERS: Final = (CHECKPOINT, MARK, PROGRESS, FORGET)
+
+
+@cache
+def widened(statement: str, count: int) -> str:
+    """Return an INSERT for `count` rows at once."""
+    head, values = statement.split("VALUES")
+    return f"{head}VALUES{', '.join([values] * count)}"
+
 
 _pack = msgspec.msgpack.Encoder().encode
 
