@@ -41,7 +41,7 @@ def command(session: Session, selection: Selection, lines: int | None, follow: b
         several = len(ids) > 1
         printer = LinePrinter(session, several=several, timestamps=timestamps)
         for task_id in ids:
-            printed = list(_stored(task_id, reader.attempts(task_id)))
+            printed = list(stored_lines(task_id, reader.attempts(task_id)))
             for line in printed if lines is None else printed[len(printed) - min(lines, len(printed)) :]:
                 printer.show(line)
         live = [task_id for task_id in ids if follow and not reader.task(task_id).status.is_terminal]
@@ -53,7 +53,8 @@ def command(session: Session, selection: Selection, lines: int | None, follow: b
     return Exit.OK
 
 
-def _stored(task_id: int, attempts: list[Attempt]) -> Iterator[Line]:
+def stored_lines(task_id: int, attempts: list[Attempt]) -> Iterator[Line]:
+    """Yield what ended attempts printed, as far as it is kept."""
     for attempt in attempts:
         for text in attempt.output.splitlines():
             yield Line(task_id, attempt.attempt, text, attempt.started_at)

@@ -148,43 +148,42 @@ def _uuid(text: str) -> bytes | None:
         return None
 
 
-def tasks_argument(*, required: bool = False) -> Callable[[_Callback], _Callback]:
+def tasks_argument(*, required: bool = False, without: tuple[str, ...] = ()) -> Callable[[_Callback], _Callback]:
     """Give a verb TASKS and the filters; its callback receives them as one argument, `selection`.
 
-    required: it is a usage error to name nothing.
+    required: it is a usage error to name nothing; without: filters that the verb does not take.
     """
+    names = [name for name in FILTERS if name not in without]
 
     def decorate(callback: _Callback) -> _Callback:
         @functools.wraps(callback)
         def with_selection(*args: Any, **kwargs: Any) -> Any:
-            filters = {name: kwargs.pop(name) for name in ("status", "queue", "name", "tag", "batch", "since", "until", "error")}
-            selection = select(kwargs.pop("tasks"), **filters)
+            selection = select(kwargs.pop("tasks"), **{name: kwargs.pop(name) for name in names})
             if required and selection.empty:
                 raise click.UsageError("name tasks (42, 40-57, last, all, a uuid) or use a filter such as --status")
             return callback(*args, selection=selection, **kwargs)
 
-        return _filters(cast(_Callback, with_selection))
+        outer = cast(_Callback, with_selection)
+        for name in reversed(names):
+            outer = FILTERS[name](outer)
+        return click.argument("tasks", nargs=-1)(outer)
 
     return decorate
 
 
-def _filters(callback: _Callback) -> _Callback:
-    statuses = click.Choice([status.value for status in Status])
-    for decorator in (
-        click.option("--error", metavar="TEXT", help="Tasks whose error contains TEXT."),
-        click.option("--until", metavar="WHEN", help="Tasks stored before WHEN."),
-        click.option("--since", metavar="WHEN", help="Tasks stored since WHEN: 2h (ago), or a time."),
-        click.option("--batch", metavar="NAME", help="Tasks of this batch."),
-        click.option("--tag", multiple=True, metavar="TAG", help="Tasks with this tag."),
-        click.option("--name", multiple=True, metavar="HANDLER", help="Tasks of this handler."),
-        click.option("--queue", multiple=True, metavar="QUEUE", help="Tasks of this queue."),
-        click.option(
-            "--status", multiple=True, type=statuses, metavar="STATUS", help=f"Tasks that are {', '.join(statuses.choices)}."
-        ),
-        click.argument("tasks", nargs=-1),
-    ):
-        callback = decorator(callback)
-    return callback
+_STATUSES = [status.value for status in Status]
+FILTERS: dict[str, Callable[[_Callback], _Callback]] = {
+    "status": click.option(
+        "--status", multiple=True, type=click.Choice(_STATUSES), metavar="STATUS", help=f"Tasks that are {', '.join(_STATUSES)}."
+    ),
+    "queue": click.option("--queue", multiple=True, metavar="QUEUE", help="Tasks of this queue."),
+    "name": click.option("--name", multiple=True, metavar="HANDLER", help="Tasks of this handler."),
+    "tag": click.option("--tag", multiple=True, metavar="TAG", help="Tasks with this tag."),
+    "batch": click.option("--batch", metavar="NAME", help="Tasks of this batch."),
+    "since": click.option("--since", metavar="WHEN", help="Tasks stored since WHEN: 2h (ago), or a time."),
+    "until": click.option("--until", metavar="WHEN", help="Tasks stored before WHEN."),
+    "error": click.option("--error", metavar="TEXT", help="Tasks whose error contains TEXT."),
+}
 
 
 def select(

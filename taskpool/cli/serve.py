@@ -63,7 +63,7 @@ def command(
 ) -> int:
     """Own a store and run its tasks until SIGTERM or SIGINT: then stop taking work, wait --drain-grace, put back what still runs.
 
-    A second signal ends at once. APP is a module or a file whose import registers handlers; without one functions are found by name.
+    A second signal ends at once. APP is a module or a file whose import registers handlers; without it functions are found by name.
     """
     from taskpool.config import settings
     from taskpool.engines.preparation import describe_main

@@ -62,9 +62,9 @@ class Session:
     @contextmanager
     def client(self) -> Iterator[Client]:
         """Connect to the server that owns the store. Raises NoServer, with what to do."""
-        import taskpool
+        from taskpool.doors.client import connect
 
-        with taskpool.connect(self.meant) as client:
+        with connect(self.meant) as client:
             yield client
 
     def show(self, document: Any) -> None:
