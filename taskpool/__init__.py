@@ -1,1 +1,95 @@
-"""A durable multiprocess task pool."""
+"""A durable multiprocess task pool: the interface of a process pool with the promises of a queue, in one SQLite file.
+
+Importing it costs next to nothing: each name is loaded when somebody asks for it.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # as type checkers know it; importing `typing` for it would cost more than all else here
+if TYPE_CHECKING:
+    from concurrent.futures import as_completed as as_completed
+    from concurrent.futures import wait as wait
+    from typing import Any
+
+    from taskpool.config import Settings as Settings
+    from taskpool.core.registry import Registry as Registry
+    from taskpool.doors.client import Client as Client
+    from taskpool.doors.client import connect as connect
+    from taskpool.doors.client import current_pool as current_pool
+    from taskpool.doors.future import TaskFuture as TaskFuture
+    from taskpool.doors.pool import Pool as Pool
+    from taskpool.doors.task import TaskFunction as TaskFunction
+    from taskpool.doors.task import task as task
+    from taskpool.errors import *  # noqa: F403
+    from taskpool.errors import TaskCancelled as TaskCancelled
+    from taskpool.errors import TaskPanicked as TaskPanicked
+    from taskpool.model import Attempt as Attempt
+    from taskpool.model import Controller as Controller
+    from taskpool.model import Filter as Filter
+    from taskpool.model import Progress as Progress
+    from taskpool.model import RetryPolicy as RetryPolicy
+    from taskpool.model import Stats as Stats
+    from taskpool.model import Status as Status
+    from taskpool.model import Task as Task
+    from taskpool.model import TaskError as TaskError
+    from taskpool.model import default_retry_policy as default_retry_policy
+    from taskpool.model import no_retry as no_retry
+    from taskpool.worker.controller import current as controller  # noqa: F401  # in __all__, which is computed
+    from taskpool.worker.controller import track as track
+
+__version__ = "0.1.0"
+
+# name → the module that has it, and its name there if that is another.
+_PLACES = {
+    "Attempt": "taskpool.model",
+    "Client": "taskpool.doors.client",
+    "Controller": "taskpool.model",
+    "Filter": "taskpool.model",
+    "Pool": "taskpool.doors.pool",
+    "Progress": "taskpool.model",
+    "Registry": "taskpool.core.registry",
+    "RetryPolicy": "taskpool.model",
+    "Settings": "taskpool.config",
+    "Stats": "taskpool.model",
+    "Status": "taskpool.model",
+    "Task": "taskpool.model",
+    "TaskError": "taskpool.model",
+    "TaskFunction": "taskpool.doors.task",
+    "TaskFuture": "taskpool.doors.future",
+    "as_completed": "concurrent.futures",
+    "connect": "taskpool.doors.client",
+    "controller": "taskpool.worker.controller:current",
+    "current_pool": "taskpool.doors.client",
+    "default_retry_policy": "taskpool.model",
+    "no_retry": "taskpool.model",
+    "task": "taskpool.doors.task",
+    "track": "taskpool.worker.controller",
+    "wait": "concurrent.futures",
+} | dict.fromkeys(
+    (
+        "AlreadyExists", "ArgCountError", "ArgTypeError", "BatchConflict", "Cancelled", "DuplicateHandler", "HandlerNotFound",
+        "IllegalTransition", "InternalError", "InvalidHandler", "InvalidPayload", "InvalidSettings", "InvalidTask", "MissingGuard",
+        "NoServer", "NonRetryableError", "NotCancellable", "NotFound", "PoolStopped", "QueueFull", "RetryableError", "Snooze",
+        "SoftTimeout", "StaleVersion", "StoreCorrupt", "StoreError", "StoreLocked", "StoreTooNew", "StoreUnusable", "TaskCancelled",
+        "TaskFailed", "TaskInterrupted", "TaskMemory", "TaskPanicked", "TaskTimeout", "TaskpoolError",
+    ),
+    "taskpool.errors",
+)  # fmt: skip
+
+__all__ = sorted(_PLACES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    place = _PLACES.get(name)
+    if place is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module, _, other = place.partition(":")
+    found = getattr(import_module(module), other or name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

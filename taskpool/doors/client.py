@@ -1,0 +1,461 @@
+"""What callers hold: ways to hand in tasks, to look at them, and to change their fate.
+
+`Submitter` is the part that hands in; a Client, a Pool and the views that `options(…)` makes of them share it. A Client speaks over
+a connection to a supervisor that somebody else owns.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from datetime import datetime
+from typing import Any, NamedTuple, ParamSpec, Self, TypedDict, TypeVar, Unpack
+
+import msgspec
+
+from taskpool.config import socket_path, store_path
+from taskpool.doors.future import TaskFuture
+from taskpool.doors.link import Bundle, Link
+from taskpool.doors.options import NOTHING_SAID, Said, TaskOptions
+from taskpool.errors import InvalidTask, NoServer, PoolStopped
+from taskpool.model import Attempt, Filter, Stats, Status, Task
+from taskpool.wire import messages as wire
+from taskpool.wire.codec import CallEncoder
+from taskpool.wire.messages import News
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+PLANS_MAX = 512  # functions whose way of travelling is remembered
+BULK_TASKS = 512  # tasks of one frame of submit_many
+BULK_BYTES = 8 << 20
+CONNECT_TIMEOUT_S = 10.0
+
+
+class Bulk(NamedTuple):
+    """What a bulk verb did: the tasks it changed, and those it could not."""
+
+    ids: list[int]
+    refused: list[int]
+
+
+class Plan:
+    """How calls of one function travel from one submitter: encoder, name, and everything that was said of it."""
+
+    __slots__ = ("description", "encode", "fixed", "fn", "name", "priority", "queue", "said")
+
+    def __init__(self, fn: Callable[..., Any], said: Said) -> None:
+        encoder = CallEncoder(fn)
+        self.fn = fn
+        self.said = said
+        self.encode = encoder.encode
+        self.name = encoder.name
+        self.description = encoder.description if encoder.description.msgpack else None
+        self.queue, self.priority = said.queue, said.priority
+        self.fixed = said.fixed
+
+    def travel(self) -> tuple[bytes, int]:
+        """Return (packed options, scheduled_at) for now."""
+        return self.fixed or self.said.packed()
+
+
+class Submitter:
+    """Hands in tasks, all with the same options. Safe to use from several threads."""
+
+    def __init__(self, said: Said) -> None:
+        self._said = said
+        self._plans: dict[int, Plan] = {}
+
+    @property
+    def _link(self) -> Link:
+        raise NotImplementedError
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
+        """Run fn(*args, **kwargs) as a task; it is durable when this returns. Threads that submit together share a commit.
+
+        Raises InvalidPayload, ArgCountError, ArgTypeError for what cannot be sent, PoolStopped when nobody is there to run it.
+        """
+        future: TaskFuture[R] = self._submit(fn, args, kwargs, False)
+        future._bundle.wait()
+        if future._id:
+            return future
+        assert future._exception is not None
+        raise future._exception
+
+    def submit_nowait(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
+        """Run fn(*args, **kwargs) as a task, durable within a moment; what keeps it from being stored is raised by the future."""
+        return self._submit(fn, args, kwargs, True)
+
+    def submit_many(self, fn: Callable[[T], R], items: Iterable[T], /) -> list[TaskFuture[R]]:
+        """Run fn(item) for each item, as many tasks; all are durable when this returns.
+
+        All are encoded before the first is sent, so an item that cannot be sent leaves nothing behind.
+        """
+        bundles: list[Bundle] = []
+        futures: list[TaskFuture[R]] = []
+        for call in self._calls(fn, ((item,) for item in items)):
+            if not bundles or len(bundles[-1].tasks) >= BULK_TASKS or bundles[-1].bytes > BULK_BYTES:
+                bundles.append(self._link.bundle())
+            futures.append(self._link.put(bundles[-1], *call))
+        for bundle in bundles:
+            self._link.send(bundle)
+        for bundle in bundles:
+            bundle.wait()
+        for future in futures:
+            if not future._id and future._exception is not None:
+                raise future._exception
+        return futures
+
+    def map(
+        self,
+        fn: Callable[..., R],
+        /,
+        *iterables: Iterable[Any],
+        batch: str | None = None,
+        fresh: bool = False,
+        buffersize: int | None = None,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        timeout: float | None = None,
+        progress: bool | str = False,
+    ) -> Iterator[R]:
+        """Return an iterator over fn's results for the items of the iterables (in parallel, until the shortest ends).
+
+        It is lazy: at most buffersize items (10,000) are under way or wait to be taken, so the input may be endless; the first are
+        submitted now. ordered False: results come as they are ready. return_exceptions: a failure is returned in its place instead
+        of raised. timeout: seconds from now until TimeoutError. progress: draw a bar on stderr (a text: its title).
+
+        batch: a name under which item i is task (batch, i) for ever. The same call, after whatever death, finds what is done and
+        does the rest; other work under that name is BatchConflict, fresh=True begins it anew. Without batch all work is new, and
+        what nobody took the result of is cancelled when the iterator is closed.
+        """
+        from taskpool.doors.mapping import MapRun
+
+        run: MapRun[R] = MapRun(
+            self,
+            fn,
+            iterables,
+            batch=batch,
+            fresh=fresh,
+            buffersize=buffersize,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            timeout=timeout,
+            progress=progress,
+        )
+        return run.results()
+
+    def options(self, **options: Unpack[TaskOptions]) -> Submitter:
+        """Return a view of this pool under which all tasks have these options. Raises InvalidTask, naming the option."""
+        return View(self, self._said.plus(options))
+
+    # ---- inside -------------------------------------------------------------------------------------------------------
+
+    def _submit(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], wake: bool) -> TaskFuture[Any]:
+        plan = self._plans.get(id(fn)) or self._plan(fn)
+        codec, payload = plan.encode(args, kwargs)
+        options, at = plan.fixed or plan.said.packed()
+        return self._link.submit(plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description, wake)
+
+    def _plan(self, fn: Callable[..., Any]) -> Plan:
+        """Return how a function travels. Kept by identity (the plan holds the function, so its id is not used again)."""
+        found = self._plans.get(id(fn))
+        if found is None:
+            found = Plan(fn, self._said.over(getattr(fn, "_said", NOTHING_SAID)))
+            if len(self._plans) >= PLANS_MAX:
+                self._plans.clear()
+            self._plans[id(fn)] = found
+        return found
+
+    def _calls(
+        self, fn: Callable[..., Any], arguments: Iterable[Sequence[Any]]
+    ) -> Iterator[tuple[str, int, bytes, bytes, str, int, int, Any]]:
+        """Yield what Link.put takes for each call of a function."""
+        plan = self._plan(fn)
+        options, at = plan.travel()
+        for args in arguments:
+            codec, payload = plan.encode(args)
+            yield plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description
+
+
+class View(Submitter):
+    """A pool under certain options."""
+
+    def __init__(self, of: Submitter, said: Said) -> None:
+        super().__init__(said)
+        self._of = of
+
+    @property
+    def _link(self) -> Link:
+        return self._of._link
+
+    def __repr__(self) -> str:
+        return f"{self._of!r}.{self._said!r}"
+
+
+class Client(Submitter):
+    """A connection to a supervisor. Leaving it ends the connection, not the tasks: they go on without it."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(NOTHING_SAID)
+        self._connection = link
+
+    @property
+    def _link(self) -> Link:
+        return self._connection
+
+    # ---- what it is connected to --------------------------------------------------------------------------------------
+
+    @property
+    def store(self) -> str:
+        """Return the path of the store's file."""
+        return self._link.welcome.store
+
+    @property
+    def pid(self) -> int:
+        """Return the process id of the supervisor."""
+        return self._link.welcome.pid
+
+    @property
+    def workers(self) -> int:
+        """Return how many processes run tasks."""
+        return self._link.welcome.workers
+
+    @property
+    def notices(self) -> list[str]:
+        """Return what the supervisor wants its callers to know."""
+        return list(self._link.welcome.notices)
+
+    # ---- looking ------------------------------------------------------------------------------------------------------
+
+    def get(self, task_id: int) -> Task:
+        """Return a task as it stands in the store. NotFound."""
+        reply = self._link.request(lambda seq: wire.Get(seq, task_id))
+        assert reply.tasks
+        return reply.tasks[0]
+
+    def future(self, task_id: int) -> TaskFuture[Any]:
+        """Return a future for a stored task. NotFound."""
+        self.get(task_id)
+        return self._link.watch(task_id)
+
+    def count(self, wanted: Wanted = None, /, **fields: Unpack[FilterFields]) -> int:
+        """Return how many tasks match."""
+        matching = filter_of(wanted, fields)
+        return self._link.request(lambda seq: wire.Count(seq, matching)).next or 0
+
+    def wait(self, task_id: int, timeout: float | None = None) -> Task:
+        """Wait for the end of a task, however it ends, and return it. TimeoutError after `timeout` seconds; NotFound."""
+        future = self.future(task_id)
+        if not future.done():
+            future._wait(timeout)
+        if future._outcome is None and future._exception is not None:
+            raise future._exception  # the pool ended first
+        return self.get(task_id)
+
+    def attempts(self, task_id: int) -> list[Attempt]:
+        """Return the attempts of a task, oldest first. NotFound."""
+        reply = self._link.request(lambda seq: wire.GetAttempts(seq, task_id))
+        return msgspec.convert(reply.attempts or [], list[Attempt])
+
+    # After all that return a list: below, its name hides the builtin's from annotations.
+    def list(
+        self, wanted: Wanted = None, /, *, limit: int = 100, before: int | None = None, **fields: Unpack[FilterFields]
+    ) -> list[Task]:
+        """Return tasks that match, newest first: at most `limit` (1,000), with ids below `before`, the last of the page above."""
+        matching = filter_of(wanted, fields)
+        return self._link.request(lambda seq: wire.List(seq, matching, limit, before)).tasks or []
+
+    def stats(self) -> Stats:
+        """Return one screen of the pool's numbers."""
+        reply = self._link.request(wire.GetStats)
+        assert reply.stats is not None
+        return reply.stats
+
+    def follow(self, callback: Callable[[News], object], ids: Iterable[int] = ()) -> Callable[[], None]:
+        """Call back with progress and output of these tasks as they come (none named: all of this client's).
+
+        callback(news) runs in the connection's thread: news.progress maps id to Progress, news.output lists (id, bytes), news.begun
+        maps id to pid. Returns a function that ends it.
+        """
+        wanted = list(ids)
+        self._link.follow(callback)
+        self._link.request(lambda seq: wire.Follow(seq, wanted))
+        return lambda: self._link.unfollow(callback)
+
+    # ---- changing -----------------------------------------------------------------------------------------------------
+
+    def cancel(
+        self,
+        wanted: Wanted = None,
+        /,
+        *,
+        reason: str = "",
+        grace: float | None = None,
+        force: bool = False,
+        dry_run: bool = False,
+        **fields: Unpack[FilterFields],
+    ) -> Bulk:
+        """Cancel tasks, also running ones. Return those that were accepted, and those that had ended before.
+
+        grace: seconds from Cancelled being raised in a handler to the kill (None: the pool's); force: kill at once; dry_run: only
+        tell which. To mean all tasks, say Filter().
+        """
+        matching = _meant("cancel", wanted, fields)
+        reply = self._link.request(lambda seq: wire.Cancel(seq, matching, reason, grace, force, dry_run))
+        return Bulk(reply.ids or [], reply.refused or [])
+
+    def retry(
+        self, wanted: Wanted = None, /, *, force: bool = False, dry_run: bool = False, **fields: Unpack[FilterFields]
+    ) -> Bulk:
+        """Give ended tasks a new round. Return those that got one, and those that could not. force: also what succeeded."""
+        matching = _meant("retry", wanted, fields)
+        reply = self._link.request(lambda seq: wire.Retry(seq, matching, force, dry_run))
+        return Bulk(reply.ids or [], reply.refused or [])
+
+    def stop(self, grace: float | None = 0.0) -> None:
+        """End the pool that this is connected to. grace: seconds that running tasks may go on (None: until they end).
+
+        What still runs then goes back to wait for the next owner of the store, and what waits stays.
+        """
+        self._link.request(lambda seq: wire.Stop(seq, grace))
+
+    @staticmethod
+    def as_completed(futures: Iterable[Future[T]], timeout: float | None = None) -> Iterator[Future[T]]:
+        """Yield the futures as they end; the same as concurrent.futures.as_completed."""
+        from concurrent.futures import as_completed
+
+        return as_completed(futures, timeout)
+
+    # ---- leaving ------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the connection; open futures raise PoolStopped, their tasks go on. Safe to call twice."""
+        leave(self)
+        self._link.close("this client was closed")
+
+    def __enter__(self) -> Self:
+        enter(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "stopped" if self._link.stopped else f"pid {self.pid}"
+        return f"<{type(self).__name__} {self.store} ({state})>"
+
+
+def connect(store: str | os.PathLike[str], *, timeout: float = CONNECT_TIMEOUT_S) -> Client:
+    """Connect to the supervisor that owns a store: a path, a name, or `unix:` and the path of its socket.
+
+    Raises NoServer if nobody is there, or does not answer within `timeout` seconds.
+    """
+    text = os.fspath(store)
+    path = text[5:] if text.startswith("unix:") else os.fspath(socket_path(store_path(store)))
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.settimeout(timeout)
+        try:
+            sock.connect(path)
+        except (OSError, ValueError) as error:
+            reason = (
+                f"nobody serves {text}" if isinstance(error, FileNotFoundError | ConnectionRefusedError) else f"{path}: {error}"
+            )
+            raise NoServer(reason, hint="start `python -m taskpool serve` on it, or open a Pool") from error
+        _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+        if uid not in (os.geteuid(), 0):
+            raise NoServer(f"{path} is served by user {uid}, not by you ({os.geteuid()}): tasks would run as somebody else")
+        return Client(Link(sock, name="client", cause=lambda: "the supervisor is gone"))
+    except BaseException:
+        sock.close()
+        raise
+
+
+# ---- which tasks are meant ----------------------------------------------------------------------------------------------
+
+Wanted = Filter | int | Iterable[int] | None
+
+
+class FilterFields(TypedDict, total=False):
+    """Which tasks a listing or a bulk verb means; one or several of each. since and until bound the time of the submit."""
+
+    status: Status | str | Iterable[Status | str]
+    name: str | Iterable[str]
+    queue: str | Iterable[str]
+    tag: str | Iterable[str]
+    batch: str
+    since: datetime
+    until: datetime
+    error: str
+
+
+def filter_of(wanted: Wanted, fields: FilterFields) -> Filter:
+    """Return the Filter that ids and fields describe. Raises InvalidTask for a status there is not."""
+    if isinstance(wanted, Filter):
+        base = wanted
+    elif wanted is None:
+        base = Filter()
+    else:
+        base = Filter(ids=(wanted,) if isinstance(wanted, int) else tuple(wanted))
+    changes: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name in _PLURALS:
+            changes[_PLURALS[name]] = (value,) if isinstance(value, str) else tuple(value)  # type: ignore[arg-type]
+        elif isinstance(value, datetime):
+            changes[name] = _wall(name, value)
+        elif name in ("batch", "error"):
+            changes["error_contains" if name == "error" else name] = value
+        else:
+            raise InvalidTask(
+                f"tasks cannot be chosen by {name}={value!r:.120}", hint=f"by {', '.join(FilterFields.__annotations__)}"
+            )
+    for status in changes.get("statuses", ()):
+        if status not in Status:
+            raise InvalidTask(f"there is no status {status!r}", hint=f"there are {', '.join(Status)}")
+    if "statuses" in changes:
+        changes["statuses"] = tuple(str(Status(status)) for status in changes["statuses"])
+    return msgspec.structs.replace(base, **changes) if changes else base
+
+
+_PLURALS = {"status": "statuses", "name": "names", "queue": "queues", "tag": "tags"}
+
+
+def _wall(name: str, moment: datetime) -> int:
+    if moment.utcoffset() is None:
+        raise InvalidTask(f"{name} must know its time zone: {moment!r}")
+    return round(moment.timestamp() * 1_000_000)
+
+
+def _meant(verb: str, wanted: Wanted, fields: FilterFields) -> Filter:
+    """Return a filter for a verb that changes tasks; meaning all of them by saying nothing is a mistake."""
+    if wanted is None and not fields:
+        raise InvalidTask(f"{verb} which tasks?", hint="an id, ids, status=…, name=…; Filter() means all")
+    return filter_of(wanted, fields)
+
+
+# ---- the pool in force --------------------------------------------------------------------------------------------------
+
+_entered: list[Client] = []
+
+
+def enter(client: Client) -> None:
+    """Make a client the one that `handler.submit` uses, until it is left."""
+    _entered.append(client)
+
+
+def leave(client: Client) -> None:
+    """Undo `enter`, if it was called."""
+    if client in _entered:
+        _entered.remove(client)
+
+
+def current_pool() -> Client:
+    """Return the pool or client that was entered last (`with Pool(…)`). Raises PoolStopped if there is none."""
+    if not _entered:
+        raise PoolStopped("no pool is open here", hint="open one: with Pool(…) as pool:")
+    return _entered[-1]

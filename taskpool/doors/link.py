@@ -1,0 +1,718 @@
+"""One connection to a supervisor, shared by all threads of a client.
+
+Tasks are put into a bundle, the tasks of one Submit frame; whoever fills it, or waits for one of its tasks, sends it from his own
+thread. One thread of ours, the io thread, reads: it gives ids to accepted tasks, settles futures, and sends what nobody else has
+sent. So there is no hand-off and no system call per task under load: the io thread is woken once, when a bundle begins.
+
+Callbacks run in the io thread, after all that was read is settled. What they call of the pool may wait for answers: then the
+waiting call itself goes on reading (`_pump`), while further callbacks are put off until it returns.
+
+The end of the connection, whatever its cause, settles every open future with PoolStopped. A forked child drops its copy of the
+connection at once, so that it neither keeps the supervisor alive nor speaks in its parent's name.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING
+from itertools import count, repeat
+from typing import Any
+
+from taskpool.doors.future import TaskFuture
+from taskpool.errors import NoServer, PoolStopped, TaskpoolError
+from taskpool.model import Filter, TaskSpec
+from taskpool.wire.description import Description
+from taskpool.wire.frames import Closed, FrameReader, FrameTooLong, FrameWriter
+from taskpool.wire.messages import (
+    PROTOCOL,
+    Accepted,
+    Answer,
+    Cancel,
+    Goodbye,
+    Hello,
+    News,
+    Outcome,
+    Refused,
+    Reply,
+    Request,
+    Settled,
+    Submit,
+    Watch,
+    Welcome,
+    answer_decoder,
+    encoder,
+)
+from taskpool.wire.poller import IN, OUT, Poller
+
+BUNDLE_TASKS = 256  # a bundle of so many is sent at once by whoever fills it
+BUNDLE_BYTES = 8 << 20  # and so is one of so many bytes of large payloads
+LARGE_BYTES = 32 << 10  # payloads below this are not counted: 256 of them are no more than BUNDLE_BYTES
+FORKED = "this pool belongs to another process: a forked child cannot use it"
+
+
+class Bundle:
+    """Tasks that travel in one Submit. seq: its number once it was sent; stored: its tasks have ids, or will never have.
+
+    A task is one entry of one list: Ctrl-C comes between any two instructions, and must not leave half a task.
+    """
+
+    __slots__ = ("bytes", "fresh", "link", "seq", "stored", "tasks", "waiters", "woken")
+
+    def __init__(self, link: Link, fresh: bool = False) -> None:
+        self.link = link
+        self.tasks: list[tuple[TaskSpec, TaskFuture[Any]]] = []
+        self.waiters: list[threading.Lock] = []
+        self.bytes = 0
+        self.fresh = fresh
+        self.seq = 0
+        self.stored = False
+        self.woken = False  # the io thread knows of it
+
+    def wait(self) -> None:
+        """Send the bundle if nobody has, and wait until its tasks are stored or refused."""
+        self.link.wait_stored(self)
+
+
+class _Call:
+    """A request whose answer somebody waits for."""
+
+    __slots__ = ("answer", "done")
+
+    def __init__(self) -> None:
+        self.answer: Reply | TaskpoolError | None = None
+        self.done = threading.Lock()
+        self.done.acquire()
+
+
+class _Tick:
+    """Something to be called every so often. at: monotonic seconds of the next time."""
+
+    __slots__ = ("at", "callback", "seconds")
+
+    def __init__(self, seconds: float, callback: Callable[[], object]) -> None:
+        self.seconds = seconds
+        self.callback = callback
+        self.at = time.monotonic() + seconds
+
+
+class Link:
+    """The connection. cause: says what is known of the other side's end, when it ended without a word.
+
+    `lock` guards all of its tables; it is never held while anything waits or calls back. A frame is put together and queued under
+    `_sending`, in which the sequence of requests on the wire is decided.
+    """
+
+    def __init__(self, sock: socket.socket, *, name: str = "", cause: Callable[[], str] = lambda: "") -> None:
+        self._sock = sock
+        self._reader = FrameReader(sock)
+        self._writer = FrameWriter(sock)
+        self._cause = cause
+        self.lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._wants_out = False
+        self._seq = count(1)
+        self._uids = _draw_uids()
+        self._bundle = Bundle(self)
+        self._flights: dict[int, Bundle] = {}
+        self._open: dict[int, TaskFuture[Any]] = {}
+        self._calls: dict[int, _Call] = {}
+        self._ready_made = Bundle(self)  # stands for the bundle of tasks that were stored before
+        self._ready_made.stored = True
+        self._frames: deque[bytes] = deque()
+        self._due: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._followers: list[Callable[[News], object]] = []
+        self._ticks: list[_Tick] = []
+        self._joiners: list[threading.Lock] = []
+        self._ended: PoolStopped | None = None  # set once: nothing works any more, and why
+        self._shut = False  # the descriptors are closed
+        self._thread_id = 0
+        self.welcome = self._greet(name)
+        sock.setblocking(False)
+        self._poller = Poller()
+        self._poller.add(sock.fileno(), self._on_socket)
+        self._thread = threading.Thread(target=self._run, name="taskpool-io", daemon=True)
+        _links.add(self)
+        self._thread.start()
+
+    def _greet(self, name: str) -> Welcome:
+        """Say hello and wait for the answer: a socket with a timeout makes this NoServer when it runs out."""
+        try:
+            # Not through the writer: it never waits, and this is the one place that may.
+            hello = encoder.encode(Hello(PROTOCOL, os.getpid(), name))
+            self._sock.sendall(len(hello).to_bytes(4, "little") + hello)
+            while not self._frames:
+                self._frames += self._reader.read()
+                if self._reader.eof and not self._frames:
+                    raise PoolStopped(self._cause() or "the supervisor closed the connection before it was open")
+        except TimeoutError as error:
+            raise NoServer("the supervisor does not answer", hint="it may be stopped or overloaded") from error
+        except OSError as error:
+            raise PoolStopped(self._cause() or f"the supervisor cannot be reached: {error}") from error
+        answer = answer_decoder.decode(self._frames.popleft())
+        if isinstance(answer, Welcome):
+            return answer
+        if isinstance(answer, Refused):
+            raise error_of(answer)
+        raise PoolStopped(answer.reason if isinstance(answer, Goodbye) else f"an unexpected first answer: {answer!r:.200}")
+
+    # ---- submitting ---------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        name: str,
+        codec: int,
+        payload: bytes,
+        options: bytes,
+        queue: str,
+        priority: int,
+        at: int,
+        description: Description | None = None,
+        wake: bool = True,
+    ) -> TaskFuture[Any]:
+        """Put one task into the present bundle. It is sent soon, or when somebody waits for it (wake False: only then)."""
+        large = len(payload) > LARGE_BYTES
+        full = False
+        with self.lock:
+            if self._ended is not None:
+                raise self._stopped()
+            bundle = self._bundle
+            tasks = bundle.tasks
+            uid = next(self._uids)
+            future: TaskFuture[Any] = TaskFuture(bundle, uid)
+            tasks.append((TaskSpec(uid, name, codec, payload, options, queue, priority, at), future))
+            if large:
+                bundle.bytes += len(payload)
+                full = bundle.bytes > BUNDLE_BYTES
+            if description is not None:
+                future._description = description
+            if wake and not bundle.woken:
+                bundle.woken = True
+                self._poller.wake()
+            elif len(tasks) >= BUNDLE_TASKS:
+                full = True
+        if full:
+            self.flush()
+        return future
+
+    def bundle(self, fresh: bool = False) -> Bundle:
+        """Return a bundle of one's own, to be filled by `put` and sent by `send`; fresh: forget the batch's old items."""
+        return Bundle(self, fresh)
+
+    def put(
+        self,
+        bundle: Bundle,
+        name: str,
+        codec: int,
+        payload: bytes,
+        options: bytes,
+        queue: str,
+        priority: int,
+        at: int,
+        description: Description | None,
+        batch: str | None = None,
+        item: int | None = None,
+    ) -> TaskFuture[Any]:
+        """Add a task to a bundle of one's own."""
+        uid = next(self._uids)
+        future: TaskFuture[Any] = TaskFuture(bundle, uid)
+        if description is not None:
+            future._description = description
+        bundle.tasks.append((TaskSpec(uid, name, codec, payload, options, queue, priority, at, batch, item), future))
+        bundle.bytes += len(payload)
+        return future
+
+    def send(self, bundle: Bundle) -> None:
+        """Send a bundle of one's own, after all that was submitted before it."""
+        self.flush()
+        with self._sending:
+            with self.lock:
+                if self._ended is not None:
+                    raise self._stopped()
+                self._depart(bundle)
+            self._ship(bundle)
+
+    def flush(self) -> None:
+        """Send what was submitted and not sent. Threads that come together share one frame."""
+        if not self._bundle.tasks:
+            self.check_process()
+            return
+        with self._sending:
+            with self.lock:
+                bundle = self._bundle
+                if not bundle.tasks:
+                    return
+                self._depart(bundle)
+                self._bundle = Bundle(self)
+                self._uids = _draw_uids()
+            self._ship(bundle)
+
+    def _depart(self, bundle: Bundle) -> None:
+        """Book a bundle as under way; under both locks."""
+        bundle.seq = next(self._seq)
+        self._flights[bundle.seq] = bundle
+
+    def _ship(self, bundle: Bundle) -> None:
+        self._write(encoder.encode(Submit(bundle.seq, [spec for spec, _ in bundle.tasks], True, False, bundle.fresh)))
+
+    def _write(self, frame: bytes) -> None:
+        """Send a frame, or leave what the socket does not take to the io thread; under `_sending`."""
+        try:
+            self._writer.put(frame)
+            # Once something is left over, the io thread sends what follows too, when it can.
+            if not self._wants_out and not self._writer.flush():
+                self._wants_out = True
+                self._poller.modify(self._sock.fileno(), IN | OUT)
+        except Closed:
+            pass  # the io thread sees the end of the connection, and tells everybody why
+
+    # ---- waiting ------------------------------------------------------------------------------------------------------
+
+    def wait_stored(self, bundle: Bundle) -> None:
+        """Wait until a bundle's tasks are stored or refused."""
+        with self.lock:
+            if bundle.stored:
+                return
+            waiter = threading.Lock()
+            waiter.acquire()
+            bundle.waiters.append(waiter)
+        self.flush()
+        self._acquire(waiter)
+
+    def wait_end(self, future: TaskFuture[Any], timeout: float | None) -> None:
+        """Wait for the end of a future's task, at most `timeout` seconds."""
+        self.flush()
+        if threading.get_ident() == self._thread_id:
+            self._pump(future.done, timeout)
+            return
+        self.check_process()
+        condition = future._condition
+        with condition:
+            if not future.done():
+                condition.wait(timeout)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until no future of this connection is open. Return whether that is so."""
+        waiter = threading.Lock()
+        waiter.acquire()
+        self.flush()
+        with self.lock:
+            if not self._busy():
+                return True
+            self._joiners.append(waiter)
+        if threading.get_ident() == self._thread_id:
+            return self._pump(lambda: not waiter.locked(), timeout)
+        return waiter.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+
+    @property
+    def open_count(self) -> int:
+        """Return how many stored tasks of this client have not ended."""
+        return len(self._open)
+
+    def _busy(self) -> bool:
+        return bool(self._open or self._flights or self._bundle.tasks)
+
+    def _acquire(self, waiter: threading.Lock) -> None:
+        if threading.get_ident() == self._thread_id:
+            self._pump(lambda: not waiter.locked(), None)
+        else:
+            waiter.acquire()
+
+    def _pump(self, done: Callable[[], bool], timeout: float | None) -> bool:
+        """Read on inside a callback until `done`; its own callbacks come later."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while not done():
+            if self._frames:
+                self._handle(self._frames.popleft())
+                continue
+            left = None if until is None else until - time.monotonic()
+            if self._ended is not None or (left is not None and left <= 0):
+                break
+            self.flush()
+            self._poller.wait(left)
+        return done()
+
+    # ---- requests -----------------------------------------------------------------------------------------------------
+
+    def request(self, make: Callable[[int], Request]) -> Reply:
+        """Send a request under the next sequence number and return its answer. Raises what the supervisor refuses it with."""
+        call = _Call()
+        self._post(make, call)
+        self._acquire(call.done)
+        if isinstance(call.answer, Reply):
+            return call.answer
+        assert call.answer is not None
+        raise call.answer
+
+    def request_soon(self, make: Callable[[int], Request]) -> None:
+        """Send a request whose answer nobody needs."""
+        try:
+            self._post(make, None)
+        except PoolStopped:
+            pass
+
+    def _post(self, make: Callable[[int], Request], call: _Call | None) -> None:
+        self.flush()  # what was submitted before goes first
+        with self._sending:
+            with self.lock:
+                if self._ended is not None:
+                    raise self._stopped()
+                seq = next(self._seq)
+                if call is not None:
+                    self._calls[seq] = call
+            self._write(encoder.encode(make(seq)))
+
+    def watch(self, task_id: int) -> TaskFuture[Any]:
+        """Return a future for a stored task: the open one there is, else a new one."""
+        with self.lock:
+            known = self._open.get(task_id)
+            if known is not None:
+                return known
+            future: TaskFuture[Any] = TaskFuture(self._ready_made, b"")
+            future._id = task_id
+            self._open[task_id] = future
+        try:
+            self.request(lambda seq: Watch(seq, [task_id]))
+        except TaskpoolError:
+            with self.lock:
+                self._open.pop(task_id, None)
+            raise
+        return future
+
+    def cancel_soon(self, future: TaskFuture[Any], reason: str) -> None:
+        """Ask for a cancel without waiting, not even for the task's being stored."""
+
+        def ask() -> None:
+            if future._id and not future.done():
+                wanted = Filter(ids=(future._id,))
+                self.request_soon(lambda seq: Cancel(seq, wanted, reason))
+
+        def ask_when_stored() -> None:
+            future._bundle.wait()
+            ask()
+
+        if future._id:
+            ask()
+        else:
+            self.flush()
+            self._due.append((ask_when_stored, ()))
+            self._wake()
+
+    def follow(self, callback: Callable[[News], object]) -> None:
+        """Call back, in the io thread, with progress and output of followed tasks. Ask for them by a Follow request."""
+        with self.lock:
+            self._followers.append(callback)
+
+    def unfollow(self, callback: Callable[[News], object]) -> None:
+        """Call that one no more."""
+        with self.lock:
+            if callback in self._followers:
+                self._followers.remove(callback)
+
+    def every(self, seconds: float, callback: Callable[[], object]) -> Callable[[], None]:
+        """Call back in the io thread every so many seconds, and once more when the connection ends. Returns what stops it."""
+        tick = _Tick(seconds, callback)
+        self._ticks = [*self._ticks, tick]
+        self._wake()
+
+        def stop() -> None:
+            self._ticks = [other for other in self._ticks if other is not tick]
+
+        return stop
+
+    # ---- the io thread ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        self._thread_id = threading.get_ident()
+        try:
+            while self._ended is None:
+                self._poller.wait(self._next_tick())
+                self.flush()
+                self._call_back()
+                if self._ticks:
+                    self._tick_now(time.monotonic())
+        except BaseException as error:  # a bug of ours must not leave anybody waiting
+            self._end(f"the client's io thread failed: {type(error).__name__}: {error}")
+            raise
+        finally:
+            self._call_back()
+            self._tick_now(math.inf)
+            with self._sending, self.lock:
+                self._shut = True
+                self._poller.close()
+                self._sock.close()
+
+    def _next_tick(self) -> float | None:
+        if not self._ticks:
+            return None
+        return max(0.0, min(tick.at for tick in self._ticks) - time.monotonic())
+
+    def _tick_now(self, now: float) -> None:
+        for tick in self._ticks:
+            if now >= tick.at:
+                tick.at = now + tick.seconds
+                _shielded(tick.callback)
+
+    def _wake(self) -> None:
+        with self.lock:
+            if not self._shut:
+                self._poller.wake()
+
+    def _on_socket(self, events: int) -> None:
+        if events & OUT:
+            with self._sending:
+                try:
+                    if self._writer.flush():
+                        self._wants_out = False
+                        self._poller.modify(self._sock.fileno(), IN)
+                except Closed:
+                    pass
+        if events & ~OUT:
+            try:
+                self._frames += self._reader.read()
+            except FrameTooLong as error:
+                self._end(error.message)
+                return
+            while self._frames:
+                self._handle(self._frames.popleft())
+            if self._reader.eof:
+                self._end(self._cause() or "the supervisor is gone without a word")
+
+    def _handle(self, frame: bytes) -> None:
+        answer: Answer = answer_decoder.decode(frame)
+        kind = type(answer)
+        if kind is Settled:
+            self._settle(answer.outcomes)  # type: ignore[union-attr]  # mypy does not narrow by `type(x) is`
+        elif kind is Accepted:
+            self._accept(answer)  # type: ignore[arg-type]
+        elif isinstance(answer, Reply):
+            self._answer(answer.seq, answer)
+        elif isinstance(answer, Refused):
+            self._refuse(answer)
+        elif isinstance(answer, News):
+            for follower in self._followers:
+                self._due.append((follower, (answer,)))
+        elif isinstance(answer, Goodbye):
+            self._end(answer.reason)
+
+    def _accept(self, accepted: Accepted) -> None:
+        """The tasks of a bundle are stored: give their futures the ids."""
+        ids = accepted.ids
+        with self.lock:
+            bundle = self._flights.pop(accepted.seq, None)
+            if bundle is None:
+                return  # this client was closed meanwhile
+            tasks, bundle.tasks = bundle.tasks, []
+            table = self._open
+            for (_, future), task_id in zip(tasks, ids, strict=True):
+                future._id = task_id
+                if task_id in table:  # an item of a batch that this client waits for already
+                    future._next = table[task_id]
+                table[task_id] = future
+            bundle.stored = True
+            waiters = bundle.waiters
+        for waiter in waiters:
+            waiter.release()
+
+    def _settle(self, outcomes: list[Outcome]) -> None:
+        """Tasks ended: let their futures end."""
+        watched: list[tuple[TaskFuture[Any], str]] = []
+        due = self._due
+        with self.lock:
+            take = self._open.pop
+            for outcome in outcomes:
+                future = take(outcome.id, None)
+                while future is not None:
+                    future._outcome = outcome
+                    state = FINISHED if outcome.status != "cancelled" else CANCELLED_AND_NOTIFIED
+                    if future._made_condition is None:
+                        future._state = state
+                        if future._made_callbacks is not None:
+                            due.append((future._invoke_callbacks, ()))
+                    else:
+                        watched.append((future, state))
+                    future = future._next
+            joiners = self._take_joiners()
+        self._settle_watched(watched)
+        for joiner in joiners:
+            joiner.release()
+
+    def _settle_watched(self, watched: list[tuple[TaskFuture[Any], str]]) -> None:
+        for future, state in watched:
+            future._settle(state)
+            with self.lock:
+                if future._made_callbacks is not None:
+                    self._due.append((future._invoke_callbacks, ()))
+
+    def _take_joiners(self) -> list[threading.Lock]:
+        if not self._joiners or self._busy():
+            return []
+        joiners, self._joiners = self._joiners, []
+        return joiners
+
+    def _refuse(self, refused: Refused) -> None:
+        bundle = self._flights.get(refused.seq)
+        if bundle is not None:
+            self._fail(bundle, refused)
+        elif refused.seq:
+            self._answer(refused.seq, error_of(refused))
+        else:
+            self._end(refused.message)
+
+    def _fail(self, bundle: Bundle, refused: Refused) -> None:
+        """A bundle was not stored: its futures end with the reason."""
+        with self.lock:
+            self._flights.pop(bundle.seq, None)
+            futures = [future for _, future in bundle.tasks]
+            bundle.tasks, bundle.stored = [], True
+            watched = self._except(futures, lambda: error_of(refused))
+            joiners = self._take_joiners()
+        self._settle_watched(watched)
+        for waiter in [*bundle.waiters, *joiners]:
+            waiter.release()
+
+    def _except(self, futures: list[TaskFuture[Any]], make: Callable[[], TaskpoolError]) -> list[tuple[TaskFuture[Any], str]]:
+        """End futures with an exception, under the lock; return those that somebody watches."""
+        watched = []
+        for future in futures:
+            future._exception = make()
+            if future._made_condition is None:
+                future._state = FINISHED
+                if future._made_callbacks is not None:
+                    self._due.append((future._invoke_callbacks, ()))
+            else:
+                watched.append((future, FINISHED))
+        return watched
+
+    def _answer(self, seq: int, answer: Reply | TaskpoolError) -> None:
+        with self.lock:
+            call = self._calls.pop(seq, None)
+        if call is not None:
+            call.answer = answer
+            call.done.release()
+
+    def _call_back(self) -> None:
+        due = self._due
+        while due:
+            call, args = due.popleft()
+            _shielded(call, *args)
+
+    # ---- the end ------------------------------------------------------------------------------------------------------
+
+    @property
+    def stopped(self) -> bool:
+        """Return whether nothing works any more."""
+        return self._ended is not None
+
+    def close(self, reason: str = "the pool was closed") -> None:
+        """Leave: open futures end with PoolStopped. Safe to call twice, and from callbacks."""
+        self.check_process()
+        self._end(reason)
+        if threading.get_ident() != self._thread_id:  # else a callback closes its own pool: the thread ends after it
+            self._thread.join()
+
+    def wait_gone(self, timeout: float | None) -> bool:
+        """Wait until the other side has said goodbye or died. Return whether it has."""
+        self._thread.join(timeout)
+        return self._ended is not None
+
+    def _end(self, reason: str) -> None:
+        """Settle everything that is open, once."""
+        with self.lock:
+            if self._ended is not None:
+                return
+            self._ended = PoolStopped(reason)
+            bundles = [*self._flights.values(), self._bundle]
+            futures = [future for bundle in bundles for _, future in bundle.tasks]
+            for first in self._open.values():
+                future: TaskFuture[Any] | None = first
+                while future is not None:
+                    futures.append(future)
+                    future = future._next
+            calls = list(self._calls.values())
+            waiters = [waiter for bundle in bundles for waiter in bundle.waiters] + self._joiners
+            self._flights, self._open, self._calls, self._joiners = {}, {}, {}, []
+            self._bundle = Bundle(self)
+            for bundle in bundles:
+                bundle.tasks, bundle.stored = [], True
+            watched = self._except([future for future in futures if future._state == PENDING], lambda: PoolStopped(reason))
+        self._settle_watched(watched)
+        for call in calls:
+            call.answer = PoolStopped(reason)
+            call.done.release()
+        for waiter in waiters:
+            waiter.release()
+        self._wake()
+
+    def _stopped(self) -> PoolStopped:
+        assert self._ended is not None
+        return PoolStopped(self._ended.message, hint=self._ended.hint)
+
+    @property
+    def forked(self) -> bool:
+        """Return whether this is a forked child's copy, which is of no use."""
+        return self._thread_id == -1
+
+    def check_process(self) -> None:
+        """Raise PoolStopped in a forked child."""
+        if self._thread_id == -1:
+            raise self._stopped()
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: drop the copy of the connection; whatever is called from now on says why it cannot work."""
+        self._ended = PoolStopped(FORKED, hint="make one in the child, or start children with the spawn method")
+        self._thread_id = -1
+        self.lock, self._sending = threading.Lock(), threading.Lock()
+        self._bundle = Bundle(self)
+        self._shut = True
+        self._poller.close()
+        self._sock.close()
+
+
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for link in list(_links):
+        link._leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _shielded(call: Callable[..., object], *args: Any) -> None:
+    """Call what a user gave us; his mistakes are logged, and nobody else's trouble."""
+    try:
+        call(*args)
+    except Exception:
+        LOGGER.exception("exception in a callback of a pool")
+
+
+def _draw_uids() -> Iterator[bytes]:
+    """Yield UUIDv7 bytes of this moment: 48 bits of ms, 52 random ones, then a counter of 22, so that one bundle's are in order."""
+    drawn = int.from_bytes(os.urandom(7), "little")
+    high = (time.time_ns() // 1_000_000 << 16) | 0x7000 | (drawn & 0xFFF)
+    low = (high << 64) | (2 << 62) | ((drawn >> 12 & (1 << 40) - 1) << 22)
+    return map(int.to_bytes, count(low), repeat(16), repeat("big"))  # type: ignore[arg-type]  # all of it in C
+
+
+def error_of(refused: Refused) -> TaskpoolError:
+    """Return the exception that a Refused stands for."""
+    if not _by_code:
+        _by_code.update({leaf.code: leaf for leaf in _leaves(TaskpoolError)})
+    return _by_code.get(refused.code, TaskpoolError)(refused.message, hint=refused.hint)
+
+
+_by_code: dict[str, type[TaskpoolError]] = {}
+
+
+def _leaves(base: type[TaskpoolError]) -> Iterator[type[TaskpoolError]]:
+    for leaf in base.__subclasses__():
+        yield from _leaves(leaf)
+    yield base

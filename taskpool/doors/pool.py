@@ -1,0 +1,222 @@
+"""Pool: a supervisor process of one's own, and the first of its clients."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from taskpool import config
+from taskpool.config import Durability, OnOwnerDeath, Settings
+from taskpool.doors.client import Client, enter, leave
+from taskpool.doors.link import Link
+from taskpool.engines.preparation import describe_main
+from taskpool.errors import InvalidSettings, MissingGuard, PoolStopped
+from taskpool.wire.description import main_stem
+from taskpool.wire.frames import FrameWriter
+from taskpool.wire.messages import Boot, Prepare, encoder
+
+STOP_LIMIT_S = 30.0  # a supervisor that has not ended so long after it should have is killed, and its workers with it
+CAUSE_WAIT_S = 0.03  # from the end of the connection to asking how the supervisor died
+
+_SUPERVISOR = (
+    "import sys; sys.path += sys.argv.pop().split(':'); from taskpool.supervisor.process import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
+class Pool(Client):
+    """Worker processes and the durable store they work from, for as long as a `with` block.
+
+    store: a file (`pricing.db`: kill everything, run it again, it goes on), a bare name in the user's data directory, or nothing
+    for a private one that is thrown away at the end; workers: None for as many as there are usable CPUs; durability: what an
+    acknowledged submit survives, "power" (the default for a named store) or the death of "process"es (faster; the default for a
+    private one); on_owner_death: what becomes of running tasks when this script dies, "stop" (back to waiting) or "drain" (they may
+    end, for owner_grace seconds); cancel_grace: seconds from a cancel to the kill; preload: modules to import once, before workers
+    are forked.
+
+    Leaving the block waits for the futures this object handed out. Leaving it by an exception or Ctrl-C stops: what runs goes back
+    to wait, and is done when a pool is opened on that store again. Raises InvalidSettings, StoreLocked, StoreError, MissingGuard.
+    """
+
+    def __init__(
+        self,
+        store: str | os.PathLike[str] | None = None,
+        *,
+        workers: int | None = None,
+        durability: Durability | None = None,
+        on_owner_death: OnOwnerDeath = "stop",
+        owner_grace: float | timedelta = 60.0,
+        cancel_grace: float | timedelta = 5.0,
+        preload: Iterable[str] = (),
+    ) -> None:
+        _require_linux()
+        prepare = _prepare(preload)
+        private = store is None
+        directory = tempfile.mkdtemp(prefix="taskpool-") if private else None
+        try:
+            path = Path(directory, "pool.db") if directory is not None else config.store_path(store or "")
+            self.settings: Settings = config.settings(
+                path,
+                private=private,
+                workers=workers,
+                durability=durability,
+                on_owner_death=on_owner_death,
+                owner_grace=owner_grace,
+                cancel_grace=cancel_grace,
+            )
+            self._supervisor = Supervisor(self.settings, prepare)
+            super().__init__(self._supervisor.link)
+        except BaseException:
+            if directory is not None:
+                shutil.rmtree(directory, ignore_errors=True)
+            raise
+        # Also for a pool that is never left: at its collection, or at the interpreter's end.
+        self._finalizer = weakref.finalize(self, _end, self._supervisor, directory)
+        self._left = False
+        for notice in self.notices:
+            print(f"taskpool: {notice}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Wait for the futures that this object handed out, then end the pool. Safe to call twice."""
+        self._leave(wait=True)
+
+    def stop(self, grace: float | None = 0.0) -> None:
+        """End the pool. grace: seconds that running tasks may go on (None: until they end); then they go back to wait.
+
+        Open futures raise PoolStopped. What waits stays in the store; a private store is thrown away. Safe to call twice.
+        """
+        self._leave(wait=False, grace=grace)
+
+    def __enter__(self) -> Self:
+        if self._left:
+            raise PoolStopped("this pool was closed; make another")
+        enter(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._leave(wait=not exc or exc[0] is None)
+
+    def _leave(self, *, wait: bool, grace: float | None = 0.0) -> None:
+        leave(self)
+        if self._left:
+            return
+        self._link.check_process()
+        try:
+            if wait:
+                self._link.join()
+        finally:  # also when Ctrl-C ends the waiting
+            self._left = True
+            self._supervisor.ask_to_stop(grace)
+            self._finalizer()
+
+
+class Supervisor:
+    """The supervisor's process as the one who started it sees it."""
+
+    def __init__(self, settings: Settings, prepare: Prepare) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with theirs:
+                # Not `-m`: that puts the working directory first in the path, with whatever modules lie there.
+                command = [sys.executable, "-P", "-c", _SUPERVISOR, "--fd", str(theirs.fileno()), _search_path()]
+                self.process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
+                )
+            self._lock = threading.Lock()
+            FrameWriter(ours).send(encoder.encode(Boot(settings, prepare, os.getpid())))
+            self.link = Link(ours, name="pool", cause=self._cause)
+        except BaseException:
+            ours.close()
+            if hasattr(self, "process"):
+                self.end()
+            raise
+
+    def ask_to_stop(self, grace_s: float | None) -> None:
+        """Ask it to end; grace_s as in the Stop request."""
+        from taskpool.wire.messages import Stop
+
+        self.link.request_soon(lambda seq: Stop(seq, grace_s))
+        self._patience = None if grace_s is None else grace_s + STOP_LIMIT_S
+
+    _patience: float | None = STOP_LIMIT_S
+
+    def end(self) -> None:
+        """Wait for its end, or make one, and reap it. Safe to call twice."""
+        link: Link | None = getattr(self, "link", None)
+        if link is not None:
+            link.wait_gone(self._patience)
+            link.close("the pool was closed")
+        try:
+            self.process.wait(STOP_LIMIT_S)
+        except BaseException as error:  # it hangs, or the user does not want to wait: its workers die with it
+            self.process.kill()
+            self.process.wait()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+
+    def _cause(self) -> str:
+        """Return how it ended, in words; called when its connection has ended without any."""
+        try:
+            code = self.process.wait(CAUSE_WAIT_S)
+        except subprocess.TimeoutExpired:
+            return f"the supervisor (pid {self.process.pid}) closed the connection"
+        how = f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
+        return f"the supervisor (pid {self.process.pid}) {how}"
+
+
+def _end(supervisor: Supervisor, directory: str | None) -> None:
+    """End a pool for good, and throw its private store away."""
+    try:
+        if supervisor.link.forked:
+            return  # a child of the owner: nothing of it is ours
+        if not supervisor.link.stopped:
+            supervisor.ask_to_stop(0.0)
+        supervisor.end()
+    finally:
+        if directory is not None and not supervisor.link.forked:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _prepare(preload: Iterable[str]) -> Prepare:
+    modules: tuple[Any, ...] = tuple(preload) if not isinstance(preload, str) else (preload,)
+    if not all(isinstance(module, str) and module for module in modules):
+        raise InvalidSettings(f"preload takes names of modules: {modules!r:.120}")
+    frame: Any = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "__mp_main__" and frame.f_code.co_name == "<module>":
+            raise MissingGuard(
+                "a pool is opened while a worker imports this script's functions",
+                hint='put what starts the pool under `if __name__ == "__main__":`',
+            )
+        frame = frame.f_back
+    try:
+        return Prepare(describe_main(), modules, main_stem())
+    except RuntimeError as error:
+        raise MissingGuard(str(error)) from error
+
+
+def _search_path() -> str:
+    """Return our sys.path for the supervisor, which puts it after its own, so that nothing of the user's hides the library's."""
+    return ":".join(os.path.abspath(entry) for entry in sys.path if entry and ":" not in entry)
+
+
+def _require_linux() -> None:
+    if not sys.platform.startswith("linux"):
+        raise InvalidSettings(f"taskpool runs on Linux; this is {sys.platform}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
