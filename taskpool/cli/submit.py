@@ -1,0 +1,145 @@
+"""`taskpool submit HANDLER [ARG…]`: store one task."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from taskpool.cli.escape import one_line
+from taskpool.cli.exits import Exit, exit_of_task
+from taskpool.cli.follow import say_end
+from taskpool.cli.output import write
+from taskpool.cli.quantity import US, deadline, duration, parse_moment
+from taskpool.cli.session import Session
+from taskpool.cli.shapes import task_doc
+from taskpool.cli.verb import verb
+from taskpool.model import Codec
+
+if TYPE_CHECKING:
+    from taskpool.doors.client import Client
+    from taskpool.doors.future import TaskFuture
+
+LABEL_CHARACTERS_MAX = 200
+_NAMED = re.compile(r"([A-Za-z_]\w*)?(:=|=)")
+
+
+@verb(
+    "submit",
+    exits=[Exit.FAILED, Exit.NO_SERVER, Exit.REFUSED, Exit.CANCELLED, Exit.PANICKED, Exit.TIMED_OUT],
+    examples=[
+        ("taskpool submit jobs:price 7", "price(7)"),
+        ("taskpool submit jobs:price seed=7 paths:=1000000", "by name; := takes JSON as it is"),
+        ("taskpool submit jobs:price 7 --delay 10m --max-attempts 3", "later, and up to three times"),
+        ("taskpool submit jobs:price 7 --wait", "the exit status is the task's"),
+    ],
+)
+@click.argument("handler")
+@click.argument("arguments", nargs=-1, metavar="[ARG|k=v|k:=json]...")
+@click.option("--queue", default="default", show_default=True, metavar="QUEUE", help="Its line.")
+@click.option("--priority", type=int, default=0, metavar="N", help="Higher runs first.")
+@click.option("--delay", type=duration, metavar="DURATION", help="Not before that long from now.")
+@click.option("--at", metavar="WHEN", help="Not before: a time, or 'in 10m'.")
+@click.option("--max-attempts", type=click.IntRange(1), metavar="N", help="How often it may be tried.")
+@click.option("--timeout", type=duration, metavar="DURATION", help="Kill an attempt that takes longer.")
+@click.option(
+    "--deadline", type=deadline, metavar="WHEN", help="When it must be over, all attempts and waits: 2h from now, or a time."
+)
+@click.option("--tag", multiple=True, metavar="TAG", help="For filters; several may be given.")
+@click.option("--wait", is_flag=True, help="Wait for its end; the exit status is the task's.")
+@click.option("--print-id", is_flag=True, help="Print its id and nothing else.")
+@click.pass_obj
+def command(
+    session: Session,
+    /,
+    handler: str,
+    arguments: tuple[str, ...],
+    at: str | None,
+    delay: float | None,
+    deadline: int | None,
+    wait: bool,
+    print_id: bool,
+    **options: Any,
+) -> int:
+    """Store one task for the server to run.
+
+    An ARG or k=v is text, which the handler's annotations turn into what they say (7 for int, true for bool); := before it is JSON.
+    """
+    payload, label = pack_arguments(arguments)
+    said: dict[str, Any] = {name: value for name, value in options.items() if value not in (None, ())} | {"label": label}
+    if at is not None:
+        try:
+            said["at"] = _moment(parse_moment(at, time.time_ns() // 1000))
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--at") from None
+    if delay is not None:
+        said["delay"] = delay
+    if deadline is not None:
+        said["deadline"] = _moment(deadline)
+    with session.client() as client:
+        future = _submit(client, handler, payload, said)
+        task = client.get(future.id)
+        if print_id:
+            write(str(task.id))
+        elif session.json and not wait:
+            session.show(task_doc(task))
+        elif not session.json and not (wait and session.quiet):
+            session.say(f"{task.status.value} {task.id} {one_line(task.label, 200)} on {one_line(task.queue)}")
+        if not wait:
+            return Exit.OK
+        task = client.wait(task.id)
+    if session.json and not print_id:
+        session.show(task_doc(task))
+    elif not print_id:
+        say_end(session, task)
+    return exit_of_task(task.status, task.error.kind if task.error else None)
+
+
+def pack_arguments(words: tuple[str, ...]) -> tuple[bytes, str]:
+    """Return (JSON payload, label). Raises click.UsageError."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for word in words:
+        match = _NAMED.match(word)
+        name, value = (match[1], word[match.end() :]) if match else (None, word)
+        if match and match[2] == ":=":
+            value = _json(word, value)
+        elif match and name is None:
+            name, value = None, word  # "=x" is just text
+        if name is None:
+            if kwargs:
+                raise click.UsageError(f"{word!r}: arguments by place come before those by name")
+            args.append(value)
+        elif name in kwargs:
+            raise click.UsageError(f"{name!r} is given twice")
+        else:
+            kwargs[name] = value
+    label = ", ".join(words)
+    if len(label) > LABEL_CHARACTERS_MAX:
+        label = label[: LABEL_CHARACTERS_MAX - 1] + "…"
+    return json.dumps({"args": args, "kwargs": kwargs}).encode(), label
+
+
+def _json(word: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"{word!r:.200} is no JSON after := ({error})") from None
+
+
+def _moment(at_us: int) -> datetime:
+    return datetime.fromtimestamp(at_us / US, UTC)
+
+
+def _submit(client: Client, handler: str, payload: bytes, said: dict[str, Any]) -> TaskFuture[Any]:
+    """Hand in a task by its handler's name alone: what it takes is known where it runs."""
+    from taskpool.doors.options import NOTHING_SAID
+
+    checked = NOTHING_SAID.plus(said)
+    options, at = checked.packed()
+    link = client._link
+    return link.submit(handler, int(Codec.JSON), payload, options, checked.queue, checked.priority, at, None, False)
