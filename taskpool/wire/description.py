@@ -55,6 +55,7 @@ class Description:
         self.has_result = self.result_type not in (None, type(None), typing.NoReturn, typing.Never)
         self.wants_controller = False
         self.open_ended = False  # *args or **kwargs
+        self._kinds: frozenset[inspect._ParameterKind] = frozenset()
         self.parameters = self._read_parameters(hints)
         known = self.parameters or ()
         self.arg_types: tuple[Any, ...] = tuple(p.annotation for p in known)
@@ -72,6 +73,7 @@ class Description:
             raw = list(inspect.signature(self.fn).parameters.values())
         except (ValueError, TypeError):
             return None
+        self._kinds = frozenset(p.kind for p in raw)
         if raw and _is_controller(hints.get(raw[0].name, raw[0].annotation)):
             self.wants_controller = True
             raw = raw[1:]
@@ -198,7 +200,7 @@ class Description:
         return f"it is called as {self.name.rpartition(':')[2]}({', '.join(parts)}{', …' if self.open_ended else ''})"
 
     def _takes(self, kind: inspect._ParameterKind) -> bool:
-        return any(p.kind is kind for p in inspect.signature(self.fn).parameters.values())
+        return kind in self._kinds
 
 
 _described: weakref.WeakKeyDictionary[types.FunctionType, Description] = weakref.WeakKeyDictionary()
