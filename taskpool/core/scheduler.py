@@ -12,7 +12,7 @@ from typing import assert_never
 
 from taskpool.clock import NS, US, Instant
 from taskpool.core import events as ev
-from taskpool.core import settle
+from taskpool.core import retry, settle
 from taskpool.core.commands import (
     Accept,
     Checkpoint,
@@ -29,7 +29,7 @@ from taskpool.core.commands import (
 )
 from taskpool.core.events import TaskRow
 from taskpool.core.lifecycle import PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL, WAITING
-from taskpool.core.line import LINE_MAX, Line
+from taskpool.core.line import LINE_MAX, Key, Line
 from taskpool.core.mailbox import DEPTH_MAX, Durations, Mailbox
 from taskpool.model import TaskError
 
@@ -177,11 +177,6 @@ class Scheduler:
         options = row.options
         if options.deadline_at is not None or options.expires_at is not None:
             self._watch_deadline(row)
-        if len(line) > line.cap:
-            for _, _, task_id in line.shed():
-                gone = self.tasks.get(task_id)
-                if gone is not None and gone.status in WAITING:
-                    del self.tasks[task_id]
 
     def _watch_deadline(self, row: TaskRow) -> None:
         limits = [at for at in (row.options.deadline_at, row.options.expires_at) if at is not None]
@@ -314,6 +309,8 @@ class Scheduler:
         # Its line is not read yet: the row comes back with the refill, in its place.
         if row.status in TERMINAL:
             self.finished += 1
+        elif row.status == QUEUED and row.queue not in self.ready:
+            self.ready[row.queue] = Line(cap=self.line_max, stored=True)  # nothing waited in it when the store was opened
 
     # ---- cancel, retry, stop ----------------------------------------------------------------------------------------
 
@@ -402,6 +399,7 @@ class Scheduler:
             if row.status in (PENDING, RETRYING) and row.id in self.tasks:
                 self._out.append(settle.move(row, QUEUED, now))
         self._due.clear()
+        self._shed()
         self._refill()
 
     def _settle_overdue(self, now: Instant) -> None:
@@ -547,6 +545,20 @@ class Scheduler:
             elif self._stuck_at is None or at < self._stuck_at:
                 self._stuck_at = at
 
+    def _shed(self) -> None:
+        """Let go of what lies beyond the caps: at the end of a turn, when every row is stored as its line has it."""
+        for line in (*self.ready.values(), self.delayed):
+            for key in line.shed():
+                row = self.tasks.get(key[2])
+                if row is not None and row.status in WAITING and self._place(row) == (line, key):
+                    del self.tasks[row.id]
+
+    def _place(self, row: TaskRow) -> tuple[Line, Key]:
+        """Return where a waiting row stands. Lines may hold older keys of it, which say nothing any more."""
+        if row.status == QUEUED:
+            return self.ready[row.queue], (row.rank, row.scheduled_at, row.id)
+        return self.delayed, (0, row.scheduled_at, row.id)
+
     def _refill(self) -> None:
         for queue, line in self.ready.items():
             if line.wants_refill():
@@ -591,15 +603,15 @@ class Scheduler:
                 assert row.id not in held, f"task {row.id} is in the mailboxes of workers {held[row.id]} and {box.worker}"
                 assert self.tasks.get(row.id) is row, f"task {row.id} runs unknown"
                 held[row.id] = box.worker
-        ready = {key[2] for line in self.ready.values() for key in line}
-        delayed = {key[2] for key in self.delayed}
+        keys = {line: set(line) for line in (*self.ready.values(), self.delayed)}
         for row in self.tasks.values():
             assert row.status not in TERMINAL, f"task {row.id} ended and is still held"
             if row.status == RUNNING:
                 assert row.id in held, f"task {row.id} runs nowhere"
             else:
-                assert row.id in ready or row.id in delayed, f"task {row.id} ({row.status}) waits in no line"
-            limit = row.options.max_attempts or (row.options.retry.maximum_attempts if row.options.retry else 1)
+                line, key = self._place(row)
+                assert key in keys[line], f"task {row.id} ({row.status}) is not in its line"
+            limit = retry.max_attempts(row.options)
             assert limit <= 0 or row.charged <= limit, f"task {row.id} was charged {row.charged} of {limit} attempts"
             assert row.charged <= row.attempt, f"task {row.id} was charged more often than it was tried"
         active = sum(box.active and not box.leaving for box in self.workers.values())

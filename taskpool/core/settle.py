@@ -211,6 +211,11 @@ def new_round(row: TaskRow, now: Instant) -> Move:
     return command
 
 
+def has_begun(row: TaskRow) -> bool:
+    """Return whether a body of the task was begun in this round, as far as its counts tell (an orderly stop leaves none)."""
+    return bool(row.charged or row.snoozes or row.interruptions)
+
+
 def overdue(row: TaskRow, now: Instant) -> Move | None:
     """A waiting task whose deadline or expiry has passed ends here; None if it may go on."""
     assert row.status in WAITING
@@ -218,7 +223,7 @@ def overdue(row: TaskRow, now: Instant) -> Move | None:
     if options.deadline_at is not None and now.wall >= options.deadline_at:
         error = TaskError("deadline", "its deadline passed while it waited", False, cause=row.error)
         return move(row, FAILED, now, error=error)
-    if options.expires_at is not None and now.wall >= options.expires_at and row.charged == 0 and row.snoozes == 0:
+    if options.expires_at is not None and now.wall >= options.expires_at and not has_begun(row):
         error = TaskError("expired", "it had not started when it expired", False)
         return move(row, CANCELLED, now, error=error, finish_reason="expired")
     return None
