@@ -247,7 +247,8 @@ def _from_json(description: Description, payload: bytes) -> tuple[Sequence[Any],
 
 def _converted(description: Description, name: str, value: Any, annotation: Any) -> Any:
     try:
-        return msgspec.convert(value, annotation)
+        # From a command line all is text: "7" for an int, "true" for a bool.
+        return msgspec.convert(value, annotation, strict=not isinstance(value, str))
     except msgspec.ValidationError as error:
         raise ArgTypeError(f"argument {name!r} of {description.name}: {error}", hint=description.usage) from error
     except TypeError:  # an annotation that msgspec does not know: the value goes in as JSON has it
