@@ -52,7 +52,9 @@ class Poller:
         os.eventfd_write(self._wake_fd, 1)
 
     def close(self) -> None:
-        """Close epoll and the wake descriptor; watched descriptors stay open."""
+        """Close epoll and the wake descriptor; watched descriptors stay open. A second call does nothing."""
+        if self._epoll.closed:
+            return  # the number of the wake descriptor may be somebody else's by now
         self._callbacks.clear()
         self._epoll.close()
         os.close(self._wake_fd)
