@@ -57,6 +57,28 @@ class LineSplitter:
         return lines
 
 
+SEEN_CHARACTERS = 4096  # of what was printed, to find the place in the stored output where it ends
+
+
+class Printed:
+    """What one task has printed while it was watched: whole lines out, and the rest when its attempt is stored."""
+
+    def __init__(self) -> None:
+        self._splitter = LineSplitter()
+        self._seen = ""
+
+    def feed(self, data: bytes) -> list[str]:
+        """Return the lines that are whole now."""
+        self._seen = (self._seen + data.decode("utf-8", "replace"))[-SEEN_CHARACTERS:]
+        return self._splitter.feed(data)
+
+    def finish(self, stored: str) -> list[str]:
+        """Return what is left: what came after the last look, as the stored output of the attempt has it."""
+        place = stored.rfind(self._seen) if self._seen else 0
+        missing = stored[place + len(self._seen) :] if place >= 0 else ""
+        return self._splitter.feed(missing.encode("utf-8", "surrogatepass"), final=True)
+
+
 def follow_live(client: Client, ids: Sequence[int]) -> Iterator[Line | Step | Ended]:
     """Yield what the tasks print and how far they are, and the end of each; return when all have ended.
 
@@ -64,7 +86,7 @@ def follow_live(client: Client, ids: Sequence[int]) -> Iterator[Line | Step | En
     """
     arrived: queue.SimpleQueue[News | TaskFuture[Any]] = queue.SimpleQueue()
     stop = client.follow(arrived.put, ids)
-    splitters = {task_id: LineSplitter() for task_id in ids}
+    printed = {task_id: Printed() for task_id in ids}
     try:
         for task_id in ids:
             client.future(task_id).add_done_callback(arrived.put)  # type: ignore[arg-type]  # it is a TaskFuture
@@ -74,13 +96,15 @@ def follow_live(client: Client, ids: Sequence[int]) -> Iterator[Line | Step | En
             now = time.time_ns() // 1000
             if hasattr(news, "done"):
                 left.discard(news.id)
-                for text in splitters[news.id].feed(b"", final=True):
-                    yield Line(news.id, None, text, now)
-                yield Ended(_ended(client, news))
+                task = _ended(client, news)
+                attempts = client.attempts(news.id)
+                for text in printed[news.id].finish(attempts[-1].output if attempts else ""):
+                    yield Line(news.id, task.attempt, text, now)
+                yield Ended(task)
                 continue
             for task_id, data in news.output:
                 if task_id in left:
-                    for text in splitters[task_id].feed(data):
+                    for text in printed[task_id].feed(data):
                         yield Line(task_id, None, text, now)
             for task_id, progress in news.progress.items():
                 if task_id in left:

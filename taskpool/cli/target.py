@@ -72,13 +72,26 @@ def function_target(name: str) -> Target:
 
 
 def convert(name: str, text: str, annotation: Any, number: int) -> Any:
-    """Return an input's text as what the parameter is annotated with: 7 for int, true for bool; text where nothing is known."""
+    """Return an input's text as what the parameter is annotated with: 7 for int, true for bool.
+
+    Where nothing is known, a number is taken as one and all else as text. Raises click.UsageError, naming input and parameter.
+    """
+    if annotation is Any:
+        return _number(text)
     try:
         return msgspec.convert(text, annotation, strict=False)
     except msgspec.ValidationError as error:
         raise click.UsageError(f"input {number}: {name}={text!r:.80}: {error}") from None
     except TypeError:  # an annotation that msgspec does not know
         return text
+
+
+def _number(text: str) -> Any:
+    try:
+        value = msgspec.json.decode(text.encode())
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return text
+    return value if type(value) in (int, float) else text
 
 
 def find_function(name: str) -> Callable[..., Any]:

@@ -40,6 +40,7 @@ class Desk:
         self.watchers: dict[int, tuple[int, ...]] = {}
         self.on_hello: Callable[[Connection], None] = lambda connection: None
         self.refusal: Refused | None = None  # set: no new work, and why
+        self.follow_asked = False  # somebody began to follow: the loop looks at once, and takes this back
         self._readings: list[tuple[int, wire.Request]] = []
         self._merges: dict[tuple[int, int], list[int]] = {}  # ids of a Submit, 0 where a new one belongs
         self._options: dict[bytes, Options] = {b"": Options()}
@@ -62,6 +63,7 @@ class Desk:
                     self._retry(client, request)
                 case wire.Follow():
                     connection.follows = set(request.ids)
+                    self.follow_asked = True
                     self.server.send(client, Reply(request.seq))
                 case wire.Stop():
                     self.events.append(ev.StopAsked(request.grace_s))

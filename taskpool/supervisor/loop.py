@@ -245,8 +245,9 @@ class Loop:
 
     def _look_at_progress(self, now: Instant) -> None:
         """Pass on and save what running bodies report; costs nothing while nothing runs."""
-        if self._progress_at and now.mono < self._progress_at:
+        if self._progress_at and now.mono < self._progress_at and not self._desk.follow_asked:
             return
+        self._desk.follow_asked = False
         running = any(box.sent for box in self._scheduler.workers.values())
         if not running:
             self._progress_at = 0
