@@ -22,11 +22,12 @@ STEPS: Final[Mapping[int, Step]] = {}  # version → the step that leads to it f
 
 
 def migrate(
-    connection: sqlite3.Connection, path: Path | None, have: int, want: int, steps: Mapping[int, Step] = STEPS
+    connection: sqlite3.Connection, path: Path | None, have: int, want: int, steps: Mapping[int, Step] | None = None
 ) -> Path | None:
     """Bring a file from schema `have` to `want`, all or nothing, and return the backup made before (None in memory)."""
     from sqlite_utils import Database, Migrations
 
+    steps = STEPS if steps is None else steps
     missing = [number for number in range(have + 1, want + 1) if number not in steps]
     if missing:
         raise StoreCorrupt(f"{path} has schema {have}, from which no way leads to {want}", hint="nothing was changed")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from taskpool.core.events import TaskRow
@@ -21,6 +21,15 @@ from taskpool.store.connection import connect_reader, pragmas
 from taskpool.store.places import Places
 from taskpool.wire.messages import Outcome
 
+INDEXES: Final = {  # the partial index that holds all tasks of a status
+    "pending": "task_delayed",
+    "retrying": "task_delayed",
+    "queued": "task_ready",
+    "running": "task_running",
+    "failed": "task_bad",
+    "cancelled": "task_bad",
+    "interrupted": "task_bad",
+}
 STATUSES: Final = tuple(status for status in MOVES if status)
 LIVE: Final = "(status = 'running' OR status = 'queued' OR status = 'pending' OR status = 'retrying')"
 _DELAYED: Final = "(status = 'pending' OR status = 'retrying')"
@@ -32,6 +41,7 @@ _QUEUES_WAITING: Final = (
 )
 _FIRST: Final = (-(1 << 63), -(1 << 63), 0)
 META: Final = ("mark", "epoch", "turn", "clean", "boot_id", "durability", "opened_at")
+FEW: Final = 20  # less than one task in so many is few
 SCAN: Final = 1000  # rows looked at a time, where a filter needs more than SQL can see
 
 
@@ -41,7 +51,7 @@ class Reading:
     _db: sqlite3.Connection
     path: str
 
-    def _read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+    def _read(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
         try:
             return self._db.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
@@ -120,19 +130,24 @@ class Reading:
         """Walk down the ids that match, a page at a time; tags and error texts are looked at here."""
         if limit <= 0:
             return
-        where, parameters = _where(wanted)
         step = limit if not (wanted.tags or wanted.error_contains) else SCAN
+        sql, parameters = _page(wanted, by_status=self._are_few(wanted.statuses))
         place = (1 << 63) - 1 if before is None else before
         while True:
-            page = self._read(
-                f"SELECT id, options, error FROM task WHERE id < ? {where} ORDER BY id DESC LIMIT ?", (place, *parameters, step)
-            )
+            page = self._read(sql, parameters | {"place": place, "step": step})
             for task_id, options, error in page:
                 if _fits(wanted, options, error):
                     yield task_id
             if len(page) < step:
                 return
             place = page[-1][0]
+
+    def _are_few(self, statuses: Sequence[str]) -> bool:
+        """Whether the tasks in these statuses are better looked for by status than by walking down the ids."""
+        if not statuses or not INDEXES.keys() >= set(statuses):
+            return False
+        counts = self.counts()
+        return sum(counts.get(status, 0) for status in statuses) * FEW < sum(counts.values())
 
     # ---- what the scheduler asks for --------------------------------------------------------------------------------
 
@@ -157,7 +172,10 @@ class Reading:
 
     def running(self) -> list[TaskRow]:
         """Return the tasks in status running, by id."""
-        return [records.task_row(row) for row in self._read(f"SELECT {records.ROW} FROM task WHERE status = 'running' ORDER BY id")]
+        return [
+            records.task_row(row)
+            for row in self._read(f"SELECT {records.ROW} FROM task INDEXED BY task_running WHERE status = 'running' ORDER BY id")
+        ]
 
     def refill(self, queue: str | None, after: tuple[int, int, int] | None, n: int) -> tuple[list[TaskRow], bool]:
         """Return up to n waiting rows of a line after a place in its order, and whether more follow.
@@ -236,30 +254,46 @@ def _json(ids: Iterable[int]) -> str:
     return f"[{','.join(map(str, ids))}]"
 
 
-def _where(wanted: Filter) -> tuple[str, list[Any]]:
-    """Return the part of a filter that SQL can see, as conditions to append; values are bound, statuses are from a fixed set."""
+def _page(wanted: Filter, *, by_status: bool) -> tuple[str, dict[str, Any]]:
+    """Return a statement for one page of (id, options, error), newest first, and the values that it binds.
+
+    It takes what SQL can see of a filter. Statuses are from a fixed set and written out, not bound: only so can the planner see
+    that a partial index covers them. by_status: look through those indexes, one status at a time, and sort what they give.
+    """
+    for status in wanted.statuses:
+        if status not in STATUSES:
+            raise InvalidTask(f"there is no status {str(status)!r}", hint=f"one of {', '.join(STATUSES)}")
+    where, values = _where(wanted)
+    statuses = {str(status): f"status = '{status!s}'" for status in wanted.statuses}
+    if by_status:
+        one = "SELECT id, options, error FROM task INDEXED BY {} WHERE {} AND +id < :place{}"
+        parts = [one.format(INDEXES[status], condition, where) for status, condition in statuses.items()]
+        return f"SELECT * FROM ({' UNION ALL '.join(parts)}) ORDER BY id DESC LIMIT :step", values
+    if statuses:
+        where += f" AND ({' OR '.join(statuses.values())})"
+    return f"SELECT id, options, error FROM task WHERE id < :place{where} ORDER BY id DESC LIMIT :step", values
+
+
+def _where(wanted: Filter) -> tuple[str, dict[str, Any]]:
+    """Return all conditions but those on status, to append, and their values."""
     parts: list[str] = []
-    parameters: list[Any] = []
+    values: dict[str, Any] = {}
     if wanted.ids:
-        parts.append("id IN (SELECT value FROM json_each(?))")
-        parameters.append(_json(wanted.ids))
-    if wanted.statuses:
-        for status in wanted.statuses:
-            if str(status) not in STATUSES:
-                raise InvalidTask(f"there is no status {str(status)!r}", hint=f"one of {', '.join(STATUSES)}")
-        # Written out, not bound: only so can the planner see that an index on live or bad rows covers them.
-        parts.append("(" + " OR ".join(f"status = '{status!s}'" for status in dict.fromkeys(wanted.statuses)) + ")")
-    for column, values in (("name", wanted.names), ("queue", wanted.queues)):
-        if values:
-            parts.append(f"{column} IN ({', '.join('?' * len(values))})")
-            parameters.extend(values)
-    for condition, value in (("batch = ?", wanted.batch), ("created_at >= ?", wanted.since), ("created_at < ?", wanted.until)):
+        parts.append("id IN (SELECT value FROM json_each(:ids))")
+        values["ids"] = _json(wanted.ids)
+    for column, names in (("name", wanted.names), ("queue", wanted.queues)):
+        if names:
+            bound = {f"{column}{number}": name for number, name in enumerate(names)}
+            parts.append(f"{column} IN ({', '.join(f':{key}' for key in bound)})")
+            values |= bound
+    for key, condition in (("batch", "batch = :batch"), ("since", "created_at >= :since"), ("until", "created_at < :until")):
+        value = getattr(wanted, key)
         if value is not None:
             parts.append(condition)
-            parameters.append(value)
+            values[key] = value
     if wanted.error_contains:
         parts.append("error IS NOT NULL")
-    return "".join(f" AND {part}" for part in parts), parameters
+    return "".join(f" AND {part}" for part in parts), values
 
 
 def _fits(wanted: Filter, options: bytes, error: bytes | None) -> bool:

@@ -149,7 +149,7 @@ class Store(Reading):
         try:
             if clean:
                 try:
-                    with self._transaction():
+                    with self._transaction(count=False):
                         self._db.execute("UPDATE meta SET clean = 1")
                     self.checkpoint_wal()
                 except (StoreBusy, StoreFull, StoreIOError, StaleEpoch):
