@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import click
 
+from taskpool import __version__
 from taskpool.cli.exits import MEANING, Exit, exit_of
 from taskpool.cli.session import Session
 from taskpool.cli.verb import Verb, global_options
@@ -66,9 +67,7 @@ class Verbs(click.Group):
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
-        from importlib.metadata import version
-
-        click.echo(f"taskpool {version('taskpool')}")
+        click.echo(f"taskpool {__version__}")
         ctx.exit()
 
 
