@@ -50,7 +50,7 @@ def shared(tmp_path: Path):
     made.close()
 
 
-# ---- the file -----------------------------------------------------------------------------------------------------------
+# ---- the file -------------------------------------------------------------------------------------------------------
 
 
 def test_a_page_is_private_whole_and_says_whose_it_is(shared: Page) -> None:
@@ -90,7 +90,7 @@ def test_an_existing_file_is_never_taken_over(shared: Page) -> None:
     assert shared.words[page.WORKER] == 7
 
 
-# ---- words --------------------------------------------------------------------------------------------------------------
+# ---- words ----------------------------------------------------------------------------------------------------------
 
 
 def test_current_names_the_body_that_has_begun(shared: Page) -> None:
@@ -117,7 +117,7 @@ def test_progress_that_is_being_written_is_not_read(shared: Page) -> None:
     assert shared.progress() == (4, Progress(2.5, 10.0, "käse"))
 
 
-# ---- the ring -----------------------------------------------------------------------------------------------------------
+# ---- the ring -------------------------------------------------------------------------------------------------------
 
 
 @given(
@@ -237,7 +237,7 @@ def test_records_survive_a_sigkill_of_their_writer(shared: Page) -> None:
     assert RingReader(shared).read() == [n.to_bytes(4, "little") * (n % 50 + 1) for n in range(500)]
 
 
-# ---- spilled records --------------------------------------------------------------------------------------------------------
+# ---- spilled records ------------------------------------------------------------------------------------------------
 
 
 def test_a_spilled_record_comes_back(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_a_spill_that_is_torn_too_big_or_elsewhere_is_refused(tmp_path: Path) ->
         load_spill(str(tmp_path), Spilled("w9.1.spill", os.stat("/etc/passwd").st_size), 1 << 20)
 
 
-# ---- taking back --------------------------------------------------------------------------------------------------------------
+# ---- taking back ----------------------------------------------------------------------------------------------------
 
 ROUNDS = 30_000
 BEGUN, PASSED = 1, 2

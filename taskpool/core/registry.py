@@ -97,7 +97,7 @@ class Registry:
         try:
             found = look_up(name)
         except LookupError as error:
-            raise HandlerNotFound(f"no handler is called {name!r}", hint=self._suggestion(name) or str(error)) from error
+            raise HandlerNotFound(f"no handler is called {name!r}: {error}", hint=self._suggestion(name)) from error
         except Exception as error:
             raise HandlerNotFound(f"the module of {name!r} cannot be imported: {type(error).__name__}: {error}") from error
         if name in self._handlers:  # importing the module has registered it

@@ -34,7 +34,7 @@ class DecodeError(TaskpoolError):
     code = "decode"
 
 
-# ---- calls, in the caller ---------------------------------------------------------------------------------------------
+# ---- calls, in the caller -------------------------------------------------------------------------------------------
 
 
 class CallEncoder:
@@ -131,7 +131,7 @@ def dump_by_value(value: Any) -> bytes:
     return bytes(dill.dumps(value, _PROTOCOL, recurse=in_main))
 
 
-# ---- calls, in the worker ---------------------------------------------------------------------------------------------
+# ---- calls, in the worker -------------------------------------------------------------------------------------------
 
 
 def decode_args(description: Description, codec: int, payload: bytes) -> tuple[Sequence[Any], Mapping[str, Any]]:
@@ -268,7 +268,7 @@ def _depth(value: Any) -> int:
     return depth
 
 
-# ---- results ------------------------------------------------------------------------------------------------------------
+# ---- results --------------------------------------------------------------------------------------------------------
 
 
 def encode_result(value: Any, description: Description | None = None, limit: int = RESULT_BYTES_MAX) -> tuple[int, bytes | None]:

@@ -217,9 +217,19 @@ def describe(fn: Callable[..., Any], *, name: str = "", registered: bool = False
             raise InvalidHandler(f"{fn!r:.80} of type {type(fn).__qualname__} cannot be called")
         return Description(fn, name, registered)
     found = _described.get(fn)
+    if found is None:
+        _refuse_lazy(fn)
     if found is None or name or registered:
         found = _described[fn] = Description(fn, name, registered)
     return found
+
+
+def _refuse_lazy(fn: types.FunctionType) -> None:
+    """Raise InvalidHandler for a function that would only return something still to be run."""
+    if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
+        raise InvalidHandler(f"{canonical_name(fn)} is an async function", hint="let a plain function call asyncio.run")
+    if inspect.isgeneratorfunction(fn):
+        raise InvalidHandler(f"{canonical_name(fn)} is a generator function, whose result cannot be sent", hint="return a list")
 
 
 def unwrapped(fn: Any) -> Any:
@@ -231,7 +241,7 @@ def unwrapped(fn: Any) -> Any:
     )
 
 
-# ---- names ------------------------------------------------------------------------------------------------------------
+# ---- names ----------------------------------------------------------------------------------------------------------
 
 
 def canonical_name(fn: Any) -> str:
@@ -284,6 +294,8 @@ def look_up(name: str) -> Any:
             return found
         except (AttributeError, ModuleNotFoundError) as error:
             problem = problem or str(error)
+    if len(candidates) > 1:
+        problem = f"the script has no {path} when it is imported; is that under `if __name__ == '__main__':`?"
     raise LookupError(problem)
 
 
@@ -304,7 +316,7 @@ def is_importable(fn: Any) -> bool:
         return False
 
 
-# ---- reading signatures -------------------------------------------------------------------------------------------------
+# ---- reading signatures ---------------------------------------------------------------------------------------------
 
 
 def _hints(fn: Any) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _cut(text: str, limit: int) -> str:
     return f"{data[:half].decode(errors='ignore')}\n… cut …\n{data[-half:].decode(errors='ignore')}"
 
 
-# ---- chains and tracebacks --------------------------------------------------------------------------------------------
+# ---- chains and tracebacks ------------------------------------------------------------------------------------------
 
 
 def _chain(error: BaseException) -> Iterator[tuple[BaseException, str]]:
