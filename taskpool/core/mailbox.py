@@ -41,7 +41,7 @@ class Durations:
 class Mailbox:
     """One worker as the scheduler sees it. `sent` holds, in order, number → task for all that was sent and has not ended."""
 
-    __slots__ = ("active", "done", "last_n", "leaving", "load_ns", "pid", "sent", "silent_since", "taking_back", "worker")
+    __slots__ = ("active", "done", "last_n", "leaving", "load_ns", "pid", "sent", "silent_since", "taking_back", "told", "worker")
 
     def __init__(self, worker: int) -> None:
         self.worker = worker
@@ -51,8 +51,9 @@ class Mailbox:
         self.load_ns = 0
         self.silent_since = 0  # monotonic ns of the last sign of progress
         self.active = False  # False: a spare, or not ready
-        self.taking_back = False  # some of its numbers were forbidden, and it has not passed them yet
+        self.taking_back = 0  # the highest number that was taken back and that it has not passed yet
         self.leaving = False  # to be killed; gets nothing more
+        self.told = 0  # number of the body that was told that the pool stops
         self.done = 0
 
     def takes_work(self) -> bool:

@@ -65,11 +65,13 @@ class Scheduler:
         self.stopping = False
         self._stop_at: int | None = None  # monotonic ns at which what runs is killed
         self._stop_kills = False  # no time for Cancelled: kill
+        self._grace_is_over = False
         self._told_to_stop = False  # what runs was sent Cancelled because the pool stops
         self._halted = False
         self._turn = 0  # which queue is served first, so that none starves
         self._deadlines: list[tuple[int, int]] = []  # (wall µs, task)
         self._due: list[TaskRow] = []  # became ready in this turn, stored as pending or retrying
+        self._gone: dict[int, TaskRow] = {}  # left memory in this turn; what the store says of them is about to change
         self._boot_failures: list[int] = []
         self._spawn_after = 0
         self._spawn_backoff = SPAWN_BACKOFF_MIN_NS
@@ -121,7 +123,11 @@ class Scheduler:
 
     def knows(self, task_id: int) -> bool:
         """Whether memory holds the task; if not, the shell adds its row to the event."""
-        return task_id in self.tasks
+        return task_id in self.tasks or task_id in self._gone
+
+    def _forget(self, row: TaskRow) -> None:
+        self.tasks.pop(row.id, None)
+        self._gone[row.id] = row
 
     def next_timer(self, now: Instant) -> float | None:
         """Return the seconds until something becomes due by itself (0: now), or None."""
@@ -134,7 +140,7 @@ class Scheduler:
             waits.append((self._stuck_at - now.mono) / NS)
         if self._stop_at is not None:
             waits.append((self._stop_at - now.mono) / NS)
-        if self._spawn_after > now.mono:
+        if self._spawn_after and not self.stopping:
             waits.append((self._spawn_after - now.mono) / NS)
         return max(0.0, min(waits)) if waits else None
 
@@ -171,7 +177,7 @@ class Scheduler:
             line = self.delayed
             kept = line.offer((0, row.scheduled_at, row.id))
         if not kept:
-            self.tasks.pop(row.id, None)
+            self._forget(row)
             return
         self.tasks[row.id] = row
         options = row.options
@@ -201,9 +207,8 @@ class Scheduler:
             if row is not None and row.n:
                 box = self.workers.get(row.worker)
                 if box is not None and row.n in box.sent:
-                    self._out.append(Kill(row.worker, row.n, "retire"))
-                    box.leaving = True
-                    del box.sent[row.n]
+                    self._out.append(Kill(row.worker, row.n, "retire"))  # nothing, if it was refused before it was sent
+                    box.remove(row.n, self.durations, box.silent_since)
 
     # ---- workers ----------------------------------------------------------------------------------------------------
 
@@ -249,17 +254,15 @@ class Scheduler:
             return
         for n, row in list(box.sent.items()):
             if n > event.above:
-                box.taking_back = True
+                box.taking_back = max(box.taking_back, n)
                 box.remove(n, self.durations, now.mono)
                 self._out.append(settle.returned(row, box.pid, now))
                 self._after_end(row)
-            elif row.cancel_requested_at is not None:
-                self._out.append(Signal(box.worker, n, self.grace_s))
 
     def _on_passed(self, event: ev.Passed, now: Instant) -> None:
         box = self.workers.get(event.worker)
-        if box is not None and event.n >= box.last_n:
-            box.taking_back = False
+        if box is not None and event.n >= box.taking_back:
+            box.taking_back = 0
 
     def _on_saved(self, event: ev.Saved) -> None:
         saved = event.checkpoint
@@ -292,16 +295,17 @@ class Scheduler:
         """Keep what will run again, forget what ended."""
         if row.status in TERMINAL:
             self.finished += 1
-            self.tasks.pop(row.id, None)
+            self._forget(row)
         elif row.status == PENDING and self.stopping:
-            self.tasks.pop(row.id, None)  # the next owner finds it in the store
+            self._forget(row)  # the next owner finds it in the store
         else:
             self._wait(row)
 
     def _on_recovered(self, event: ev.Recovered, now: Instant) -> None:
         row, report = event.row, event.report
         if report is not None and report.attempt == row.attempt and report.task_id == row.id:
-            self._out.append(settle.reported(row, report, 0, "", now))
+            # A Cancelled that no stored cancel asked for: the dead owner was stopping the pool.
+            self._out.append(settle.reported(row, report, 0, "", now, stopping=True))
         elif event.begun:
             self._out.append(settle.rescued(row, now))
         else:
@@ -318,7 +322,7 @@ class Scheduler:
         rows = {row.id: row for row in event.rows}
         accepted, refused = [], []
         for task_id in event.ids:
-            row = self.tasks.get(task_id) or rows.get(task_id)
+            row = self.tasks.get(task_id) or self._gone.get(task_id) or rows.get(task_id)
             if row is None or row.status in TERMINAL:
                 refused.append(task_id)
                 continue
@@ -335,7 +339,7 @@ class Scheduler:
             error = TaskError("cancelled", event.reason or "cancelled before it started", False)
             self._out.append(settle.move(row, "cancelled", now, error=error, finish_reason="user"))
             self.finished += 1
-            self.tasks.pop(row.id, None)
+            self._forget(row)
             return
         if first:
             self._out.append(settle.move(row, RUNNING, now))
@@ -344,26 +348,22 @@ class Scheduler:
         if box is None or row.n not in box.sent:
             return  # its worker's death is on the way
         if next(iter(box.sent)) != row.n:
-            self._out.append(TakeBack(box.worker, row.n - 1))  # if it has begun meanwhile, TakenBack sends the signal
-        elif event.force or grace <= 0:
-            self._out.append(Signal(box.worker, row.n, 0.0))
-        else:
-            self._out.append(Signal(box.worker, row.n, grace))
+            self._out.append(TakeBack(box.worker, row.n - 1))
+        self._out.append(Signal(box.worker, row.n, 0.0 if event.force else max(0.0, grace)))  # it may have begun meanwhile
 
     def _on_retry(self, event: ev.RetryAsked, now: Instant) -> None:
         accepted, refused = [], []
         for row in event.rows:
-            if row.id in self.tasks and self.tasks[row.id].status in (PENDING, RETRYING) and not event.force:
-                row = self.tasks[row.id]
-                if row.status == RETRYING:  # "retry now"
-                    self._hasten(row, now)
-                accepted.append(row.id)
-            elif row.id in self.tasks or row.status not in TERMINAL or (row.status == SUCCEEDED and not event.force):
-                refused.append(row.id)
-            else:
-                accepted.append(row.id)
+            row = self.tasks.get(row.id) or self._gone.get(row.id) or row
+            if row.status in TERMINAL and (row.status != SUCCEEDED or event.force):
                 self._out.append(settle.new_round(row, now))
                 self._wait(row)
+            elif row.status == RETRYING:  # "retry now"
+                self._hasten(row, now)
+            elif row.status != PENDING:  # that waits for its time, or for the turn that begins its new round
+                refused.append(row.id)
+                continue
+            accepted.append(row.id)
         if event.client:
             self._out.append(Respond(event.client, event.seq, accepted, refused))
 
@@ -373,12 +373,12 @@ class Scheduler:
 
     def _on_stop(self, event: ev.StopAsked, now: Instant) -> None:
         """Begin no more. A second call may only shorten the grace."""
-        self._stop_kills = event.grace_s is not None and event.grace_s <= 0
-        if not self.stopping:
-            self.stopping = True
-            for box in self.workers.values():
-                if len(box.sent) > 1 and not box.taking_back:
-                    self._out.append(TakeBack(box.worker, next(iter(box.sent))))
+        self._stop_kills = self._stop_kills or (event.grace_s is not None and event.grace_s <= 0)
+        for box in self.workers.values():
+            box.told = 0
+            if not self.stopping and len(box.sent) > 1:
+                self._out.append(TakeBack(box.worker, next(iter(box.sent))))
+        self.stopping = True
         if event.grace_s is not None:
             at = now.mono + round(event.grace_s * NS)
             self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
@@ -389,6 +389,7 @@ class Scheduler:
         self._settle_overdue(now)
         if self.stopping:
             self._halt_when_idle(now)
+            self._gone.clear()
             return
         self._admit_due(now)
         self._activate()
@@ -399,6 +400,7 @@ class Scheduler:
             if row.status in (PENDING, RETRYING) and row.id in self.tasks:
                 self._out.append(settle.move(row, QUEUED, now))
         self._due.clear()
+        self._gone.clear()
         self._shed()
         self._refill()
 
@@ -420,7 +422,7 @@ class Scheduler:
             return False
         self._out.append(command)
         self.finished += 1
-        self.tasks.pop(row.id, None)
+        self._forget(row)
         return True
 
     def _admit_due(self, now: Instant) -> None:
@@ -439,7 +441,7 @@ class Scheduler:
                 self._due.append(row)
             else:
                 self._out.append(settle.move(row, QUEUED, now))
-                del self.tasks[row.id]
+                self._forget(row)
 
     def _activate(self) -> None:
         """Let ready workers take part, up to `size`; the others stand by."""
@@ -521,6 +523,7 @@ class Scheduler:
     def _spawn(self, now: Instant) -> None:
         if now.mono < self._spawn_after or self._halted:
             return
+        self._spawn_after = 0
         boxes = self.workers.values()
         coming = sum(1 for box in boxes if not box.leaving)
         ready = sum(1 for box in boxes if box.pid and not box.leaving)
@@ -569,25 +572,29 @@ class Scheduler:
             self._out.append(Refill(None, self.delayed.mark, self.line_max // 2))
 
     def _halt_when_idle(self, now: Instant) -> None:
-        busy = [box for box in self.workers.values() if box.sent]
-        if busy and self._stop_at is not None and now.mono >= self._stop_at:
-            self._end_bodies(busy)
-            self._stop_at = None
         self._stuck_at = None
+        busy = [box for box in self.workers.values() if box.sent]
         if not busy and not self._halted:
             self._halted = True
             self._out.append(Halted())
+        if self._stop_at is not None and now.mono >= self._stop_at:
+            self._stop_at = None
+            self._grace_is_over = True
+        if self._grace_is_over:
+            self._end_bodies(busy)
 
     def _end_bodies(self, busy: list[Mailbox]) -> None:
+        """End what runs: the first of each mailbox, once; what stood behind it was taken back when the stop began."""
         for box in busy:
+            n, row = next(iter(box.sent.items()))
+            if box.told == n:
+                continue
+            box.told = n
             if self._stop_kills:
                 self._out.append(Kill(box.worker, 0, "stop"))
-            else:
+            elif row.cancel_requested_at is None:  # else it was told, and given its grace, before
                 self._told_to_stop = True
-                for n, row in box.sent.items():
-                    if row.cancel_requested_at is None:
-                        self._out.append(Signal(box.worker, n, self.grace_s, "stop"))
-                    break  # only the first runs; the others were taken back when the stop began
+                self._out.append(Signal(box.worker, n, self.grace_s, "stop"))
 
     # ---- what must hold after every step ----------------------------------------------------------------------------
 

@@ -99,6 +99,8 @@ def reported(row: TaskRow, report: Report, pid: int, output: str, now: Instant, 
         row.charged += 1
         return _end(row, SUCCEEDED, now, closed, report=report)
     if report.outcome == wire.CANCELLED and stopping and row.cancel_requested_at is None:
+        if not report.duration_ns:
+            return returned(row, pid, now)  # it was told before its body began
         return _interrupted(row, closed, now, counted=False)
     if report.outcome == wire.CANCELLED or row.cancel_requested_at is not None:
         return _cancelled(row, closed, report.error, now)
