@@ -8,6 +8,7 @@ count. Not looked at, and so inherited: imported modules and their globals, warn
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # the functions of `signal` make enums of all they return: 28 µs a look
 import _thread
 import gc
 import os
@@ -21,7 +22,7 @@ from taskpool.worker.output import Output, identity_of
 THREAD_GRACE_S = 0.02  # so long a thread that is about to end is waited for
 CHILD_GRACE_S = 0.5  # so long killed children are waited for
 
-_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+_SIGNALS = sorted(_signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _LIMITS = sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")})
 
@@ -35,10 +36,10 @@ class Hygiene:
         self._directory = _directory()
         self._environ = os.environ
         self._variables = dict(os.environb)
-        self._handlers = [signal.getsignal(signo) for signo in _SIGNALS]
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        self._handlers = list(map(_signal.getsignal, _SIGNALS))
+        self._mask = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._umask = _umask()
-        self._limits = [resource.getrlimit(limit) for limit in _LIMITS]
+        self._limits = list(map(resource.getrlimit, _LIMITS))
         self._null = identity_of(0)
         self._recursion = sys.getrecursionlimit()
         self._collects = gc.isenabled()
@@ -88,13 +89,16 @@ class Hygiene:
         for timer in _TIMERS:
             if signal.getitimer(timer)[0]:
                 signal.setitimer(timer, 0)
+        if _signal.pthread_sigmask(signal.SIG_BLOCK, ()) != self._mask:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        return list(map(_signal.getsignal, _SIGNALS)) == self._handlers or self._restore_handlers()
+
+    def _restore_handlers(self) -> bool:
         for signo, handler in zip(_SIGNALS, self._handlers, strict=True):
-            if signal.getsignal(signo) is not handler:
+            if _signal.getsignal(signo) is not handler:
                 if handler is None:
                     return False  # it was not set from Python, and so cannot be again
                 signal.signal(signo, handler)
-        if signal.pthread_sigmask(signal.SIG_BLOCK, ()) != self._mask:
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         return True
 
     def _restore_places(self) -> bool:
@@ -108,6 +112,8 @@ class Hygiene:
         return True
 
     def _restore_limits(self) -> bool:
+        if list(map(resource.getrlimit, _LIMITS)) == self._limits:
+            return True
         for limit, (soft, hard) in zip(_LIMITS, self._limits, strict=True):
             if resource.getrlimit(limit) != (soft, hard):
                 try:
