@@ -149,8 +149,8 @@ def print_hardest(hardest: list[Function], *, total: int, files: int) -> None:
     table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     for name in ("", "complexity", "lines"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("function", no_wrap=True, max_width=32)
-    table.add_column("where", no_wrap=True)
+    table.add_column("function", overflow="fold")
+    table.add_column("where", overflow="fold")
     for place, function in enumerate(hardest, 1):
         where = f"{function.file}:{function.line}"
         table.add_row(str(place), str(function.complexity), str(function.length), function.name, where)
