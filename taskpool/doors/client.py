@@ -246,6 +246,8 @@ class Client(Submitter):
     def count(self, wanted: Wanted = None, /, **fields: Unpack[FilterFields]) -> int:
         """Return how many tasks match."""
         matching = filter_of(wanted, fields)
+        if matching is None:
+            return 0
         return self._link.request(lambda seq: wire.Count(seq, matching)).next or 0
 
     def wait(self, task_id: int, timeout: float | None = None) -> Task:
@@ -268,6 +270,8 @@ class Client(Submitter):
     ) -> list[Task]:
         """Return tasks that match, newest first: at most `limit` (1,000), with ids below `before`, the last of the page above."""
         matching = filter_of(wanted, fields)
+        if matching is None:
+            return []
         return self._link.request(lambda seq: wire.List(seq, matching, limit, before)).tasks or []
 
     def stats(self) -> Stats:
@@ -306,6 +310,8 @@ class Client(Submitter):
         tell which. To mean all tasks, say Filter().
         """
         matching = _meant("cancel", wanted, fields)
+        if matching is None:
+            return Bulk([], [])
         reply = self._link.request(lambda seq: wire.Cancel(seq, matching, reason, grace, force, dry_run))
         return Bulk(reply.ids or [], reply.refused or [])
 
@@ -314,6 +320,8 @@ class Client(Submitter):
     ) -> Bulk:
         """Give ended tasks a new round. Return those that got one, and those that could not. force: also what succeeded."""
         matching = _meant("retry", wanted, fields)
+        if matching is None:
+            return Bulk([], [])
         reply = self._link.request(lambda seq: wire.Retry(seq, matching, force, dry_run))
         return Bulk(reply.ids or [], reply.refused or [])
 
@@ -394,14 +402,19 @@ class FilterFields(TypedDict, total=False):
     error: str
 
 
-def filter_of(wanted: Wanted, fields: FilterFields) -> Filter:
-    """Return the Filter that ids and fields describe. Raises InvalidTask for a status there is not."""
+def filter_of(wanted: Wanted, fields: FilterFields) -> Filter | None:
+    """Return the Filter that ids and fields describe, None if they mean no task at all (a list of no ids).
+
+    Raises InvalidTask for a status there is not.
+    """
     if isinstance(wanted, Filter):
         base = wanted
     elif wanted is None:
         base = Filter()
     else:
         base = Filter(ids=(wanted,) if isinstance(wanted, int) else tuple(wanted))
+        if not base.ids:
+            return None  # an empty Filter would mean all
     changes: dict[str, Any] = {}
     for name, value in fields.items():
         if name in _PLURALS:
@@ -414,11 +427,12 @@ def filter_of(wanted: Wanted, fields: FilterFields) -> Filter:
             raise InvalidTask(
                 f"tasks cannot be chosen by {name}={value!r:.120}", hint=f"by {', '.join(FilterFields.__annotations__)}"
             )
+    known = list(map(str, Status))
     for status in changes.get("statuses", ()):
-        if status not in Status:
-            raise InvalidTask(f"there is no status {status!r}", hint=f"there are {', '.join(Status)}")
+        if status not in known:
+            raise InvalidTask(f"there is no status {status!r}", hint=f"there are {', '.join(known)}")
     if "statuses" in changes:
-        changes["statuses"] = tuple(str(Status(status)) for status in changes["statuses"])
+        changes["statuses"] = tuple(map(str, changes["statuses"]))
     return msgspec.structs.replace(base, **changes) if changes else base
 
 
@@ -431,7 +445,7 @@ def _wall(name: str, moment: datetime) -> int:
     return round(moment.timestamp() * 1_000_000)
 
 
-def _meant(verb: str, wanted: Wanted, fields: FilterFields) -> Filter:
+def _meant(verb: str, wanted: Wanted, fields: FilterFields) -> Filter | None:
     """Return a filter for a verb that changes tasks; meaning all of them by saying nothing is a mistake."""
     if wanted is None and not fields:
         raise InvalidTask(f"{verb} which tasks?", hint="an id, ids, status=…, name=…; Filter() means all")

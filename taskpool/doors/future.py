@@ -30,6 +30,7 @@ R = TypeVar("R")
 
 _UNSET: Any = object()
 _MSGPACK = int(Codec.MSGPACK)
+KEPT_BYTES = 256  # an encoded value over this is dropped once it is decoded
 
 
 class TaskFuture(Future[R]):
@@ -137,12 +138,17 @@ class TaskFuture(Future[R]):
         return self._exception
 
     def add_done_callback(self, fn: Callable[[Future[R]], object]) -> None:
-        """Call fn(future) in the connection's thread when the task ends; at once and here if it has."""
-        with self._bundle.link.lock:
+        """Call fn(future) in the connection's thread when the task ends; at once and here if it has.
+
+        Inside a callback it is called after that: else a chain of them, each adding the next, would pile up on the stack.
+        """
+        link = self._bundle.link
+        with link.lock:
             if self._state == PENDING:
                 self._done_callbacks.append(fn)
                 return
-        self._call_back(fn)
+        if not link.call_later(self._call_back, fn):
+            self._call_back(fn)
 
     def __await__(self) -> Generator[Any, None, R]:
         """Wait without blocking the event loop. Cancelling the waiting scope cancels the task and waits for its end."""
@@ -280,7 +286,8 @@ class TaskFuture(Future[R]):
             self._result = decode_result(outcome.codec, value, description)
         except TaskpoolError as error:
             self._exception = error
-        outcome.value = None  # the value lives on as an object
+        if value is not None and len(value) > KEPT_BYTES:  # it lives on as an object (the outcome may be another future's too)
+            self._outcome = Outcome(outcome.id, outcome.status, outcome.attempts, outcome.codec, None, None, outcome.finished_at)
 
     def _look_up(self) -> Description | None:
         """Return what is known here of the handler of a task that was found by its id."""

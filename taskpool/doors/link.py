@@ -426,6 +426,13 @@ class Link:
 
         return stop
 
+    def call_later(self, call: Callable[..., object], *args: Any) -> bool:
+        """In the io thread: have it called after the present callback. Return whether that is so."""
+        if threading.get_ident() != self._thread_id or self._shut:
+            return False
+        self._due.append((call, args))
+        return True
+
     # ---- the io thread ------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
