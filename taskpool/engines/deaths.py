@@ -49,6 +49,20 @@ def error_of(
     )
 
 
+def without_ours(stack: str) -> str:
+    """Return faulthandler's stacks without the frames below the body, which are the same for every task."""
+    kept = []
+    ours = False
+    for line in stack.splitlines(keepends=True):
+        if not line.startswith("  File "):
+            ours = False
+        elif line.endswith(" in call_body\n"):
+            ours = True
+        if not ours:
+            kept.append(line)
+    return "".join(kept)
+
+
 def signal_name(number: int) -> str:
     """Return SIGSEGV for 11, and so on."""
     try:

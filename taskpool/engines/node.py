@@ -296,6 +296,7 @@ class Node:
 
     def _drop(self, link: Link) -> None:
         """Forget a worker that never lived."""
+        link.reaped = True
         del self._links[link.worker_id]
         self._poller.remove(link.conn.fileno())
         self._poller.remove(link.output.fd)
@@ -380,9 +381,11 @@ class Node:
 
     def _give_back(self, link: Link) -> None:
         """The killer forbade what comes after a job that ended just then by itself."""
-        limit = link.page.words[LIMIT]
         link.limit_left = False
-        if limit != NO_LIMIT and link.taken_above is None and not link.reaped:
+        if link.reaped or link.taken_above is not None:
+            return
+        limit = link.page.words[LIMIT]
+        if limit != NO_LIMIT:
             self.take_back(link.worker_id, limit)
 
     # ---- output -----------------------------------------------------------------------------------------------------
@@ -447,7 +450,7 @@ class Node:
     def _death(self, link: Link, status: int, usage: deaths.Usage, begun: int, output: str) -> WorkerDied:
         began_ns = link.page.words[STARTED] if begun else 0
         lasted_s = (time.monotonic_ns() - began_ns) / NS if begun else 0.0
-        stack = link.stack() if begun or not link.why else ""
+        stack = deaths.without_ours(link.stack()) if begun or not link.why else ""
         error = deaths.error_of(
             status,
             usage,

@@ -13,7 +13,17 @@ from typing import Protocol
 
 from taskpool.clock import NS
 from taskpool.engines.engine import Limits
-from taskpool.wire.page import CANCEL, CANCEL_KIND, CANCEL_REQUEST, CANCEL_SOFT_TIMEOUT, CURRENT, PROGRESS_SEQ, STARTED, Page
+from taskpool.wire.page import (
+    CANCEL,
+    CANCEL_KIND,
+    CANCEL_REQUEST,
+    CANCEL_SOFT_TIMEOUT,
+    CURRENT,
+    PROGRESS_N,
+    PROGRESS_SEQ,
+    STARTED,
+    Page,
+)
 
 MS = NS // 1000
 STACK_LEAD_NS = 3 * MS  # the stack is asked for so long before a kill
@@ -114,9 +124,11 @@ class Watch:
 
     def _wait(self, limits: Limits, mono: int, boot: int) -> None:
         """The job has not begun (or ended, unread): nothing can be due before its shortest limit from now."""
-        spans = [one for one in (limits.timeout_s, limits.soft_timeout_s, limits.heartbeat_s) if one is not None]
+        spans = [one for one in (limits.timeout_s, limits.soft_timeout_s) if one is not None]
         if spans:
             self._mono(mono + max(round(min(spans) * NS) - STACK_LEAD_NS, MS))
+        if limits.heartbeat_s is not None:
+            self._mono(mono + _beat_look(limits.heartbeat_s))
         deadline = self._deadlines.get(limits.n)
         if deadline is not None:
             self._boot(max(deadline - STACK_LEAD_NS, boot + LATE_LOOK_NS))
@@ -136,8 +148,7 @@ class Watch:
             kill_at = self._heard(n, began, mono) + round(limits.heartbeat_s * NS)
             if self._near(n, kill_at - mono, "heartbeat"):
                 return True
-            look = min(max(round(limits.heartbeat_s * NS) // BEAT_LOOKS, BEAT_LOOK_NS_MIN), BEAT_LOOK_NS_MAX)
-            self._mono(mono + min(look, self._pause(n, kill_at - mono)))
+            self._mono(mono + min(_beat_look(limits.heartbeat_s), self._pause(n, kill_at - mono)))
         deadline = self._deadlines.get(n)
         if deadline is not None:
             if self._near(n, deadline - boot, "deadline"):
@@ -175,7 +186,7 @@ class Watch:
         seq = self._page.words[PROGRESS_SEQ]
         beat_n, beat_seq, at = self._beat
         if beat_n != n:
-            at = began
+            at = mono if self._page.words[PROGRESS_N] == n else began
         elif beat_seq != seq:
             at = mono
         self._beat = (n, seq, at)
@@ -209,3 +220,8 @@ class Watch:
     def _boot(self, at: int) -> None:
         if self.next_boot is None or at < self.next_boot:
             self.next_boot = at
+
+
+def _beat_look(heartbeat_s: float) -> int:
+    """Return the ns between two looks at whether there was a heartbeat."""
+    return min(max(round(heartbeat_s * NS) // BEAT_LOOKS, BEAT_LOOK_NS_MIN), BEAT_LOOK_NS_MAX)
