@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from store_rig import T0, by_hand, end, insert, move, rows, start
 
 from taskpool.core.commands import Checkpoint, Extras, Save
 from taskpool.core.lifecycle import MOVES, RUNNING, TERMINAL
@@ -17,6 +16,7 @@ from taskpool.store import stages
 from taskpool.store.conditions import StaleEpoch, StoreBusy, StoreFull, StoreIOError
 from taskpool.store.stages import Grouping
 from taskpool.store.store import Store
+from tests.store_rig import T0, by_hand, end, insert, move, rows, start
 
 STATUSES = [status.value for status in Status]
 

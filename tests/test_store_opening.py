@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_rig import by_hand, insert, rows, start
 
 from taskpool.clock import ManualClock
 from taskpool.errors import InvalidTask, StoreCorrupt, StoreLocked, StoreTooNew, StoreUnusable
@@ -22,6 +21,7 @@ from taskpool.store.lock import OwnerLock, holder
 from taskpool.store.migrations import migrate
 from taskpool.store.places import Places, file_system, file_system_in
 from taskpool.store.store import Store
+from tests.store_rig import by_hand, insert, rows, start
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from store_rig import T0, end, insert, move, start
 
 from taskpool.core.commands import Checkpoint, Save
 from taskpool.errors import InvalidTask, NotFound, StoreCorrupt, StoreError, StoreTooNew, StoreUnusable
@@ -15,6 +14,7 @@ from taskpool.model import Filter, Options, Progress, TaskError
 from taskpool.store import schema
 from taskpool.store.reading import Reader, Reading
 from taskpool.store.store import Store
+from tests.store_rig import T0, end, insert, move, start
 
 
 @pytest.fixture

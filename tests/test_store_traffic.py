@@ -6,12 +6,12 @@ import random
 from pathlib import Path
 
 import pytest
-from store_rig import T0, end, insert, move, start
 
 from taskpool.core.commands import Checkpoint, Extras, Save
 from taskpool.core.lifecycle import MOVES, QUEUED, RUNNING, SUCCEEDED, TERMINAL
 from taskpool.store.reading import Reader
 from taskpool.store.store import Store
+from tests.store_rig import T0, end, insert, move, start
 
 QUEUES = ("default", "cpu", "mail")
 
