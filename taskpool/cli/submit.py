@@ -49,7 +49,7 @@ _NAMED = re.compile(r"([A-Za-z_]\w*)?(:=|=)")
 @click.option(
     "--deadline", type=deadline, metavar="WHEN", help="When it must be over, all attempts and waits: 2h from now, or a time."
 )
-@click.option("--tag", multiple=True, metavar="TAG", help="For filters; several may be given.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="For filters; several may be given.")
 @click.option("--wait", is_flag=True, help="Wait for its end; the exit status is the task's.")
 @click.option("--print-id", is_flag=True, help="Print its id and nothing else.")
 @click.pass_obj
