@@ -35,11 +35,11 @@ INSERT_MOVED: Final = (
 )
 START: Final = (
     "UPDATE task SET status = 'running', version = version + 1, attempt = ?, worker = ?, epoch = ?, started_at = ? "
-    "WHERE id = ? AND version = ? AND status = ?"
+    "WHERE version = ? AND status = ? AND id = ?"
 )
 SUCCEED: Final = (
     "UPDATE task SET status = 'succeeded', version = version + 1, charged = ?, finished_at = ?, result_codec = ?, result = ?, "
-    "error = NULL WHERE id = ? AND version = ? AND status = 'running' AND attempt = ?"
+    "error = NULL WHERE version = ? AND status = 'running' AND attempt = ? AND id = ?"
 )
 END: Final = (
     "UPDATE task SET status = ?, version = version + 1, charged = ?, finished_at = ?, scheduled_at = COALESCE(?, scheduled_at), "
@@ -57,6 +57,9 @@ RENEW: Final = (
     "WHERE id = ? AND version = ? AND status = ?"
 )
 UPDATES: Final = (START, SUCCEED, END, MOVE, RENEW)
+# Rows that differ in nothing but the id, which stands last, can be updated by one execution; from so many on that is cheaper
+# (µs a row, of 64 rows: START 3.2 so 2.4, SUCCEED 3.1 so 1.4).
+ALIKE_MIN: Final = {START: 32, SUCCEED: 8}
 
 PAYLOAD: Final = "INSERT INTO payload(id, data) VALUES(?, ?)"
 ATTEMPT: Final = (
@@ -76,6 +79,12 @@ PROGRESS: Final = (
 )
 INSERTS: Final = (INSERT_WAITING, INSERT_RUNNING, INSERT_MOVED, PAYLOAD, ATTEMPT)
 OTHERS: Final = (CHECKPOINT, MARK, PROGRESS, FORGET)
+
+
+@cache
+def for_many(statement: str) -> str:
+    """Return an UPDATE of ALIKE_MIN for a JSON list of ids in place of one."""
+    return statement.removesuffix("= ?") + "IN (SELECT value FROM json_each(?))"
 
 
 @cache
@@ -220,7 +229,7 @@ class Grouping:
         status = save.status
         if RUNNING not in MOVES[status]:
             check(save.id, status, RUNNING)
-        stage.add(START, (save.attempt, save.worker, self._epoch, save.at, save.id, save.version, status))
+        stage.add(START, (save.attempt, save.worker, self._epoch, save.at, save.version, status, save.id))
         stage.change(save.id, status, RUNNING)
 
     def _end(self, stage: Stage, save: End) -> None:
@@ -230,7 +239,7 @@ class Grouping:
         attempt = closed.attempt
         if to == SUCCEEDED:
             assert report is not None, f"task {task_id} succeeded without a report"
-            stage.add(SUCCEED, (save.charged, save.at, report.codec, report.value, task_id, save.version, attempt))
+            stage.add(SUCCEED, (save.charged, save.at, report.codec, report.value, save.version, attempt, task_id))
             if save.extras is not None:
                 stage.add(MARK, (_pack(save.extras), task_id))
             if task_id in self._saved or task_id in self.saving:

@@ -31,7 +31,7 @@ from taskpool.store.writing import Writer
 CHECKPOINT_ROWS = 20_000  # rows written since the last WAL checkpoint that make one due …
 CHECKPOINT_COMMITS = 1_000  # … or transactions …
 CHECKPOINT_BYTES = 16 << 20  # … or growth of the log
-OVERDUE = 4  # times that much, and `commit` itself makes the checkpoint that nobody made by `tidy`
+OVERDUE = 4  # times that many rows or transactions, and `commit` itself makes the checkpoint that nobody made by `tidy`
 WAL_WARN_BYTES = 64 << 20  # a log that long is kept from shrinking by somebody's open read transaction
 
 
@@ -55,6 +55,7 @@ class Store(Reading):
         self._turn = 0
         self.places = places
         self.path = str(places.db)
+        self._wal = str(places.wal)  # looked at each turn
         self.durability = durability
         self.notices: list[str] = []
         self.epoch = 0
@@ -197,7 +198,7 @@ class Store(Reading):
                 self._fence()
                 refused = self._writer.replay(saves)
             faults.point("commit.inside")
-        if self._due(OVERDUE):
+        if self._has_written(OVERDUE):
             self.tidy()
         return refused
 
@@ -231,20 +232,16 @@ class Store(Reading):
 
     def tidy(self) -> None:
         """Make a WAL checkpoint if one is due. Called after a turn's answers are sent, so that nobody waits for it."""
-        if self._due(1):
+        size = self.wal_bytes()
+        if self._has_written(1) or size - self._wal_bytes >= CHECKPOINT_BYTES:
             try:
-                self.checkpoint_wal(truncate=self.wal_bytes() > 2 * CHECKPOINT_BYTES)
+                self.checkpoint_wal(truncate=size > 2 * CHECKPOINT_BYTES)
             except (StoreBusy, StoreFull):
                 pass  # the log grows meanwhile; the next try comes after as much work again
 
-    def _due(self, times: int) -> bool:
-        if self._memory:
-            return False
-        return (
-            self._writer.rows - self._rows >= CHECKPOINT_ROWS * times
-            or self._commits >= CHECKPOINT_COMMITS * times
-            or self.wal_bytes() - self._wal_bytes >= CHECKPOINT_BYTES * times
-        )
+    def _has_written(self, times: int) -> bool:
+        """Whether so many times the work that makes a checkpoint due was done since the last."""
+        return self._writer.rows - self._rows >= CHECKPOINT_ROWS * times or self._commits >= CHECKPOINT_COMMITS * times
 
     def checkpoint_wal(self, truncate: bool = True) -> bool:
         """Copy the log into the file and return whether all of it could be; truncate: shorten the log too.
@@ -266,7 +263,7 @@ class Store(Reading):
     def wal_bytes(self) -> int:
         """Return the size of the log's file; beyond WAL_WARN_BYTES somebody's open read transaction keeps it from shrinking."""
         try:
-            return 0 if self._memory else os.stat(self.places.wal).st_size
+            return 0 if self._memory else os.stat(self._wal).st_size
         except FileNotFoundError:
             return 0
 

@@ -47,9 +47,7 @@ class Writer:
         for statement in stages.UPDATES:
             rows = params.get(statement)
             if rows:
-                if self._db.executemany(statement, rows).rowcount != len(rows):
-                    raise Refused
-                self.rows += len(rows)
+                self._update(statement, rows)
         for statement in stages.OTHERS:
             rows = params.get(statement)
             if rows:
@@ -83,6 +81,33 @@ class Writer:
             done += WIDE
         if done < count:
             self._db.executemany(statement, rows[done:] if done else rows)
+
+    def _update(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        """Update rows, each of which must be as it was said to be."""
+        self.rows += len(rows)
+        least = stages.ALIKE_MIN.get(statement)
+        if least is not None and len(rows) >= least and rows[0][:-1] == rows[1][:-1]:
+            rows = self._update_alike(statement, rows, least)
+        if rows and self._db.executemany(statement, rows).rowcount != len(rows):
+            raise Refused
+
+    def _update_alike(self, statement: str, rows: list[tuple[Any, ...]], least: int) -> list[tuple[Any, ...]]:
+        """Update the rows of which at least so many differ in nothing but the id; return the others."""
+        ids_of: dict[tuple[Any, ...], list[int]] = {}
+        for row in rows:
+            values = row[:-1]
+            ids = ids_of.get(values)
+            if ids is None:
+                ids_of[values] = [row[-1]]
+            else:
+                ids.append(row[-1])
+        others: list[tuple[Any, ...]] = []
+        for values, ids in ids_of.items():
+            if len(ids) < least:
+                others += [(*values, task_id) for task_id in ids]
+            elif self._db.execute(stages.for_many(statement), (*values, f"[{','.join(map(str, ids))}]")).rowcount != len(ids):
+                raise Refused
+        return others
 
     # ---- the tally --------------------------------------------------------------------------------------------------
 
