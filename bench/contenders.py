@@ -74,11 +74,13 @@ def durability_of(name: str) -> str:
 
 @contextmanager
 def _taskpool(name: str, workers: int, directory: Path) -> Iterator[Opened]:
-    from taskpool import Executor, Pool
+    from taskpool import Pool
 
     with Pool(directory / "bench.db", workers=workers, durability=durability_of(name)) as pool:
         about = {"durability": durability_of(name), "versions": facts.versions("taskpool", "msgspec")}
         if name == EXECUTOR:
+            from taskpool import Executor
+
             with Executor(pool=pool) as executor:
                 yield Opened(executor.submit, lambda future: future.result(), pool, about, directory)
         else:

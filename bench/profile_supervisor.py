@@ -1,4 +1,4 @@
-"""Where the supervisor's time goes under the load of P1: `python -m bench.profile_supervisor [--cprofile] [--process] [--tasks N]`.
+"""Where the supervisor's time goes under the load of P1 or P2: `python -m bench.profile_supervisor [--lone] [--process]`.
 
 The supervisor is not touched: the pool is started with another interpreter command, a script that runs the same entry under a
 profiler. By default a timer signal samples the stack every millisecond of CPU time (bodies of C functions count for their caller,
@@ -23,13 +23,16 @@ INTERVAL_S = 0.001
 _OUT = "TASKPOOL_BENCH_PROFILE"
 _KIND = "TASKPOOL_BENCH_PROFILE_KIND"
 
+# A pool starts `python -P -c CODE --fd N PATHS`; everything else that is started keeps the real interpreter.
 _WRAPPER = """#!/bin/sh
-if [ "$2" = taskpool.supervisor ]; then
-    shift 2
-    exec {python} -m bench.profile_supervisor --inside "$@"
+if [ "$1 $2" = "-P -c" ]; then
+    shift 3
+    exec {python} -P -c "{code}" "$@"
 fi
 exec {python} "$@"
 """
+_CODE = """import sys; sys.path += sys.argv.pop().split(':') + ['{root}']
+from bench.profile_supervisor import inside; sys.exit(inside(sys.argv[1:]))"""
 
 
 class Sampler:
@@ -93,14 +96,16 @@ def inside(argv: list[str]) -> int:
         out.write_text(json.dumps(found))
 
 
-def profiled(kind: str, contender: str, tasks: int, out: Path) -> float:
-    """Run the load of P1 with a profiled supervisor; return the CPU µs per task that it took in all."""
+def profiled(kind: str, contender: str, tasks: int, out: Path, *, lone: bool) -> float:
+    """Run the load of P1 (lone: of P2) with a profiled supervisor; return the CPU µs per task that it took in all."""
     from bench import processes
     from bench.contenders import opened
+    from bench.harness import ROOT
     from bench.p01_noop import load
+    from bench.tasks import noop
 
     wrapper = out.parent / "python"
-    wrapper.write_text(_WRAPPER.format(python=sys.executable))
+    wrapper.write_text(_WRAPPER.format(python=sys.executable, code=_CODE.format(root=ROOT)))
     wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR)
     os.environ[_OUT], os.environ[_KIND] = str(out), kind
     real, sys.executable = sys.executable, str(wrapper)
@@ -108,7 +113,11 @@ def profiled(kind: str, contender: str, tasks: int, out: Path) -> float:
         with opened(contender) as found:
             pid = found.pool.stats().pid
             before = processes.cpu_ns(pid)
-            load(found, tasks)
+            if lone:
+                for _ in range(tasks):
+                    found.result(found.submit(noop))
+            else:
+                load(found, tasks)
             return (processes.cpu_ns(pid) - before) / 1000 / tasks
     finally:
         sys.executable = real
@@ -125,11 +134,10 @@ def _print_samples(out: Path, cpu_us: float, rows: int) -> None:
 
 def main() -> int:
     """Profile, and print where the time went."""
-    if sys.argv[1:2] == ["--inside"]:
-        return inside(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m bench.profile_supervisor", description=__doc__)
     parser.add_argument("--cprofile", action="store_true", help="count every call instead of sampling")
     parser.add_argument("--process", action="store_true", help="durability process instead of power")
+    parser.add_argument("--lone", action="store_true", help="one task at a time, as in P2")
     parser.add_argument("--tasks", type=int, default=40_000)
     parser.add_argument("--rows", type=int, default=25, help="lines of each list")
     arguments = parser.parse_args()
@@ -138,7 +146,7 @@ def main() -> int:
     kind = "cprofile" if arguments.cprofile else "sample"
     with tempfile.TemporaryDirectory(prefix="bench-profile-") as place:
         out = Path(place, "profile")
-        cpu_us = profiled(kind, PROCESS if arguments.process else POWER, arguments.tasks, out)
+        cpu_us = profiled(kind, PROCESS if arguments.process else POWER, arguments.tasks, out, lone=arguments.lone)
         if kind == "sample":
             _print_samples(out, cpu_us, arguments.rows)
         else:
