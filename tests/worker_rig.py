@@ -108,9 +108,11 @@ class Rig:
         """Receive whatever comes until `done`; fail when it takes too long."""
         give_up = time.monotonic() + PATIENCE_S
         while not done():
-            assert time.monotonic() < give_up, (
-                f"waited in vain; records so far: {self.records[-3:]}, output {bytes(self.output[-500:])!r}"
-            )
+            assert time.monotonic() < give_up, f"waited in vain; last records {self.records[-3:]}, output {self.output[-500:]!r}"
+            if self.pid and os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                self.pump()
+                assert done(), f"the worker ended: {self.wait()}, output {self.output[-500:]!r}, stack {self.stack()}"
+                return
             self.pump(0.05)
 
     def pump(self, seconds: float = 0.0) -> None:

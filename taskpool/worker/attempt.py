@@ -156,18 +156,28 @@ def _refuse(report: Report, error: BaseException, around: Surroundings) -> None:
 
 def _explain(report: Report, error: BaseException, options: Options) -> None:
     """Report how the body ended that did not return."""
-    seconds = getattr(error, "seconds", None) if isinstance(error, Snooze) else None
-    if isinstance(seconds, float) and 0 <= seconds < float("inf"):
+    kind = type(error)  # not isinstance: a hostile exception answers that by itself
+    seconds = _snoozed(error) if issubclass(kind, Snooze) else None
+    if seconds is not None:
         report.outcome, report.snooze_s = SNOOZED, seconds
-    elif isinstance(error, Cancelled):
+    elif issubclass(kind, Cancelled):
         report.outcome = CANCELLED
         report.error = TaskError("cancelled", message_of(error), retryable=False, traceback=formatted(error))
-    elif isinstance(error, SoftTimeout):
+    elif issubclass(kind, SoftTimeout):
         report.outcome = SOFT_TIMEOUT
         report.error = TaskError("timeout", message_of(error), type_name="taskpool.errors.SoftTimeout", traceback=formatted(error))
     else:
         report.outcome = ERROR
         report.error = handler_error(error, options)
+
+
+def _snoozed(error: BaseException) -> float | None:
+    """Return for how long, if that is a time."""
+    try:
+        seconds = float(getattr(error, "seconds"))  # noqa: B009  # a subclass may have none
+        return seconds if 0 <= seconds < float("inf") else None
+    except BaseException:
+        return None
 
 
 def _keep(report: Report, value: Any, description: Description | None) -> None:

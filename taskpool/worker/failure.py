@@ -1,7 +1,8 @@
 """Why a body failed, as data.
 
 Everything here is wary: an exception is an object of the user's, whose `__str__` may raise, exit or give 100 MB, whose chain may be
-a circle, and whose class may not survive pickling. Whatever it does short of ending the process, a TaskError comes out.
+a circle, whose class may not survive pickling, and which may claim to be of another (hence no isinstance). Whatever it does short
+of ending the process, a TaskError comes out.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def final_error(kind: str, error: BaseException, message: str = "") -> TaskError
 
 def is_retryable(error: BaseException, options: Options) -> bool:
     """Return whether another attempt may help: as the exception itself says, else by the task's options, else yes."""
-    if isinstance(error, RetryableError):
+    if issubclass(type(error), RetryableError):
         return True
-    if isinstance(error, NonRetryableError):
+    if issubclass(type(error), NonRetryableError):
         return False
     if not options.retry_on and not options.no_retry_on:
         return True
@@ -146,7 +147,7 @@ def _one(error: BaseException) -> str:
     name = type_name(type(error))
     lines.append(f"{name}: {message}\n" if message else f"{name}\n")
     lines += [f"{_cut(_safe_str(note), MESSAGE_BYTES_MAX)}\n" for note in _notes(error)]
-    if isinstance(error, BaseExceptionGroup):
+    if issubclass(type(error), BaseExceptionGroup):
         for i, part in enumerate(_members(error)):
             lines.append(f"  +-- {i + 1}: {type_name(type(part))}: {message_of(part)}\n")
             inner = _user_part(_get_traceback(part))
@@ -173,9 +174,9 @@ def _notes(error: BaseException) -> list[Any]:
         return []
 
 
-def _members(group: BaseExceptionGroup[Any]) -> list[BaseException]:
+def _members(group: Any) -> list[BaseException]:
     try:
-        return list(group.exceptions)[:CAUSES_MAX]
+        return [part for part in group.exceptions[:CAUSES_MAX] if issubclass(type(part), BaseException)]
     except BaseException:
         return []
 
@@ -188,7 +189,7 @@ def _cause_of(error: BaseException) -> TaskError | None:
 
 
 def _backoff_of(error: BaseException) -> float | None:
-    backoff = getattr(error, "backoff", None) if isinstance(error, RetryableError) else None
+    backoff = getattr(error, "backoff", None) if issubclass(type(error), RetryableError) else None
     return float(backoff) if isinstance(backoff, int | float) and 0 <= backoff < float("inf") else None
 
 

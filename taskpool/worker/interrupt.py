@@ -69,7 +69,7 @@ def _is_handling_cancel() -> bool:
     for _ in range(100):
         if handled is None:
             return False
-        if isinstance(handled, Cancelled):
+        if issubclass(type(handled), Cancelled):
             return True
         handled = _get_context(handled)
     return False
