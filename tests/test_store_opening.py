@@ -212,9 +212,6 @@ def test_an_unclean_end_is_known(path: Path) -> None:
     store = Store.open(path)
     assert (store.unclean, store.rebooted) == (True, True)
     store.close()
-    store = Store.open(path)
-    assert (store.unclean, store.rebooted) == (False, False)
-    store.close()
 
 
 def test_a_clean_end_leaves_one_file(path: Path) -> None:
@@ -399,9 +396,14 @@ def test_damage_a_page_of_zeros_is_found_by_the_check(path: Path) -> None:
     store = Store.open(path)
     check = store.start_check()
     assert check is not None
-    assert check.wait(30) != ""
-    assert check.poll() == check.wait()
+    found = check.wait(30)
+    assert found is not None
+    assert found.startswith("damaged: ")
+    assert check.poll() == check.wait() == found
     store.close()
+    store = Store.open(path)
+    assert store.unclean
+    store.close(clean=False)
 
 
 def test_the_check_of_a_sound_store(path: Path) -> None:
@@ -415,7 +417,22 @@ def test_the_check_of_a_sound_store(path: Path) -> None:
     assert stopped is not None
     stopped.kill()
     stopped.kill()
-    assert stopped.poll() == ""
+    assert stopped.poll() is None
+    store.close()
+
+
+def test_an_unclean_end_is_forgotten_when_a_check_has_passed(path: Path) -> None:
+    Store.open(path).close(clean=False)
+    for checked in (False, True):
+        store = Store.open(path)
+        assert store.unclean
+        if checked:
+            check = store.start_check()
+            assert check is not None
+            assert check.wait(30) == ""
+        store.close()
+    store = Store.open(path)
+    assert not store.unclean
     store.close()
 
 

@@ -5,17 +5,23 @@ This file is also that process: run by its path, it imports the standard library
 
 from __future__ import annotations
 
+import select
 import sqlite3
 import subprocess
 import sys
 from urllib.parse import quote
 
 PROBLEMS_MAX = 20
-DAMAGED = 3
+WORDS_MAX = 4000
+SOUND = "sound"
+DAMAGED = "damaged: "
 
 
 class Check:
-    """A check under way, to be polled by the loop. `fileno` becomes readable when it ends."""
+    """A check under way, to be polled by the loop. `fileno` becomes readable when it ends.
+
+    Its answer is what it prints, not its exit status: who reaps the supervisor's children may take that away.
+    """
 
     def __init__(self, path: str) -> None:
         """Start checking the store at that path."""
@@ -23,42 +29,47 @@ class Check:
             [sys.executable, "-I", __file__, path],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.DEVNULL,
         )
+        assert self._process.stdout is not None
+        self._out = self._process.stdout
         self.pid = self._process.pid
-        self._words: str | None = None
+        self._answer: str | None = None
+        self._ended = False
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable from the end of the check on."""
-        assert self._process.stdout is not None
-        return self._process.stdout.fileno()
+        """Return a descriptor that is readable from the end of the check on, until the answer is taken."""
+        return self._out.fileno()
 
     def poll(self) -> str | None:
-        """Return None while the check runs; then "" if the file is sound, else what is wrong with it. Never waits."""
-        if self._words is None and self._process.poll() is not None:
-            self._words = self._read()
-        return self._words
+        """Return "" if the file is sound, else what is wrong with it; None while that is not known, or will not be. Never waits."""
+        return self.wait(0)
 
-    def wait(self, timeout_s: float | None = None) -> str:
-        """Wait for the end and return what `poll` would; subprocess.TimeoutExpired."""
-        self._process.wait(timeout_s)
-        return self.poll() or ""
+    def wait(self, timeout_s: float | None = None) -> str | None:
+        """Wait for the end, at most so long, and return what `poll` does then."""
+        if not self._ended:
+            waiting = select.poll()
+            waiting.register(self._out, select.POLLIN)
+            if waiting.poll(None if timeout_s is None else timeout_s * 1000):
+                self._end()
+        return self._answer
 
     def kill(self) -> None:
-        """End it early; `poll` then finds nothing wrong. A second call does nothing."""
-        if self._words is None:
+        """End it, whatever it might have found. A second call does nothing."""
+        if not self._ended:
             self._process.kill()
-            self._process.wait()
-            self._read()
-            self._words = ""
+            self._end()
 
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        with self._process.stdout as stream:
-            words = stream.read().decode(errors="replace").strip()
-        if self._process.returncode == DAMAGED:
-            return words or "the check found damage"
-        return ""
+    def _end(self) -> None:
+        """Take the answer: it is written in one piece, as the last that the process does."""
+        self._ended = True
+        with self._out:
+            words = self._out.read().decode(errors="replace").strip()
+        self._process.wait()
+        if words == SOUND:
+            self._answer = ""
+        elif words.startswith(DAMAGED):
+            self._answer = words
 
 
 def problems(path: str) -> list[str]:
@@ -84,8 +95,8 @@ def main(path: str) -> int:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     os.nice(10)
     found = problems(path)
-    print("\n".join(found)[:4000])
-    return DAMAGED if found else 0
+    print((DAMAGED + "; ".join(found))[:WORDS_MAX] if found else SOUND)
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

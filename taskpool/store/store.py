@@ -50,6 +50,7 @@ class Store(Reading):
         self._memory = memory
         self._broken: TaskpoolError | None = None  # why nothing may be written any more
         self._ledger: Ledger | None = None
+        self._check: Check | None = None
         self._writer: Writer  # since the tables are there
         self._rows = self._commits = self._wal_bytes = 0  # as the last WAL checkpoint left them
         self._turn = 0
@@ -132,7 +133,9 @@ class Store(Reading):
 
     def start_check(self) -> Check | None:
         """Start SQLite's quick check in a process of its own and return it, to be polled (None in memory: nothing to check)."""
-        return None if self._memory else Check(self.path)
+        if not self._memory:
+            self._check = Check(self.path)
+        return self._check
 
     def announce_end(self) -> None:
         """Tell a process that wants to own the store next that it is worth waiting for a moment."""
@@ -142,21 +145,22 @@ class Store(Reading):
     def close(self, clean: bool = True) -> None:
         """Close the file and give up the lock; a second call does nothing.
 
-        clean: note that nothing is left to recover, and empty the log. Otherwise, or if that cannot be written now, the next owner
-        recovers as after a crash.
+        clean: empty the log, and note that nothing is left to recover: unless the last end was unclean, and no check since then has
+        found the file sound. Otherwise, or if that cannot be written now, the next owner finds things as after a crash.
         """
         if self._lock is None:
             return
+        found = self._check.poll() if self._check is not None else None
         try:
-            if clean:
+            if clean and not found:
                 try:
                     with self._transaction(count=False):
-                        self._db.execute("UPDATE meta SET clean = 1")
+                        self._db.execute("UPDATE meta SET clean = ?", (not self.unclean or found == "",))
                     self.checkpoint_wal()
                 except (StoreBusy, StoreFull, StoreIOError, StaleEpoch):
                     clean = False
         finally:
-            self._close_file(keep_log=not clean)
+            self._close_file(keep_log=not clean or bool(found))
             if self._ledger is not None:
                 self._ledger.close()
             self._lock.release()
