@@ -97,7 +97,10 @@ def program(directory: Path, pool: Path | str) -> Run:
     return taskpool
 
 
-def start(directory: Path, pool: Path | str, *args: str, **env: str) -> subprocess.Popen[str]:
+Start = Callable[..., subprocess.Popen[str]]
+
+
+def started(directory: Path, pool: Path | str, *args: str, **env: str) -> subprocess.Popen[str]:
     """Start the program and go on."""
     return subprocess.Popen(
         [sys.executable, "-m", "taskpool", "-C", str(pool), *args],
@@ -133,6 +136,21 @@ def documents(text: str) -> list[Any]:
 
 
 @pytest.fixture
+def start() -> Iterator[Start]:
+    """Start the program and go on; whatever becomes of the test, it does not outlive it."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start_one(*args: Any, **env: str) -> subprocess.Popen[str]:
+        processes.append(started(*args, **env))
+        return processes[-1]
+
+    yield start_one
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A directory with a module of jobs."""
     (tmp_path / "jobs.py").write_text(textwrap.dedent(JOBS))
@@ -144,7 +162,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Run
     """A server with two workers, and the program that talks to it."""
     directory = tmp_path_factory.mktemp("served")
     (directory / "jobs.py").write_text(textwrap.dedent(JOBS))
-    server = start(directory, "x.db", "serve", "jobs.py", "--workers", "2", "--drain-grace", "0.1")
+    server = started(directory, "x.db", "serve", "jobs.py", "--workers", "2", "--drain-grace", "0.1")
     try:
         read_until(server.stderr, "ready")
         yield directory, program(directory, "x.db")
@@ -350,7 +368,7 @@ def test_a_second_owner_is_refused(served: tuple[Path, Run]) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_serve_tells_where_everything_is(home: Path) -> None:
+def test_serve_tells_where_everything_is(home: Path, start: Start) -> None:
     server = start(home, "y.db", "serve", "jobs.py", "--workers", "1", "--log-format", "json")
     lines = documents("".join(read_until(server.stdout, "ready")))
     text = "\n".join(line["message"] for line in lines)
@@ -358,10 +376,9 @@ def test_serve_tells_where_everything_is(home: Path) -> None:
         assert words in text
     server.send_signal(signal.SIGINT)
     assert server.wait(30) == 0
-    server.communicate()
 
 
-def test_sigterm_lets_running_tasks_end(home: Path, gate: Path) -> None:
+def test_sigterm_lets_running_tasks_end(home: Path, gate: Path, start: Start) -> None:
     server = start(home, "y.db", "serve", "jobs.py", "--workers", "1")
     read_until(server.stderr, "ready")
     run = program(home, "y.db")
@@ -373,11 +390,10 @@ def test_sigterm_lets_running_tasks_end(home: Path, gate: Path) -> None:
     assert refused.returncode == 4
     gate.touch()
     assert server.wait(30) == 0
-    server.communicate()
     assert run("result", "last").returncode == 0
 
 
-def test_a_second_signal_ends_at_once_and_the_task_waits_for_the_next_owner(home: Path, gate: Path) -> None:
+def test_a_second_signal_ends_at_once_and_the_task_waits_for_the_next_owner(home: Path, gate: Path, start: Start) -> None:
     server = start(home, "y.db", "serve", "jobs.py", "--workers", "1")
     read_until(server.stderr, "ready")
     run = program(home, "y.db")
@@ -387,7 +403,6 @@ def test_a_second_signal_ends_at_once_and_the_task_waits_for_the_next_owner(home
     read_until(server.stderr, "stopping")
     server.send_signal(signal.SIGTERM)
     assert server.wait(30) == 0
-    server.communicate()
     with Reader(home / "y.db") as reader:
         assert reader.task(1).status == "pending"
         assert reader.task(1).charged == 0
@@ -499,7 +514,7 @@ def test_a_run_through_a_live_server(served: tuple[Path, Run]) -> None:
     assert (done.returncode, done.stdout) == (0, "8\n10\n")
 
 
-def test_a_run_that_is_killed_goes_on_where_it_was(home: Path, gate: Path) -> None:
+def test_a_run_that_is_killed_goes_on_where_it_was(home: Path, gate: Path, start: Start) -> None:
     notes = home / "notes"
     env = {"NOTES": str(notes), "GATE": str(gate)}
     words = ["run", "jobs.py:noted", *map(str, range(6)), "--workers", "1", "--json"]
@@ -508,7 +523,6 @@ def test_a_run_that_is_killed_goes_on_where_it_was(home: Path, gate: Path) -> No
     eventually(lambda: "3\n" in notes.read_text())
     first.kill()
     assert first.wait(30) == -signal.SIGKILL
-    first.communicate()
     gate.touch()
     second = program(home, "z.db")(*words, env=env)
     assert second.returncode == 0, second.stderr
@@ -518,7 +532,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(home: Path, gate: Path) -> No
     assert [ran.count(str(n)) for n in (0, 1, 2)] == [1, 1, 1]  # what had finished did not run twice
 
 
-def test_ctrl_c_stops_a_run_and_the_rest_waits(home: Path, gate: Path) -> None:
+def test_ctrl_c_stops_a_run_and_the_rest_waits(home: Path, gate: Path, start: Start) -> None:
     first = start(home, "z.db", "run", "jobs.py:hold", str(gate), "--workers", "1")
     eventually(lambda: (home / "z.db").exists() and b"hold" in (home / "z.db-wal").read_bytes())
     first.send_signal(signal.SIGINT)

@@ -142,4 +142,7 @@ def _submit(client: Client, handler: str, payload: bytes, said: dict[str, Any]) 
     checked = NOTHING_SAID.plus(said)
     options, at = checked.packed()
     link = client._link
-    return link.submit(handler, int(Codec.JSON), payload, options, checked.queue, checked.priority, at, None, False)
+    bundle = link.bundle()
+    future = link.put(bundle, handler, int(Codec.JSON), payload, options, checked.queue, checked.priority, at, None)
+    link.send(bundle)
+    return future
