@@ -353,7 +353,7 @@ class Node:
         link.sent.pop(n, None)
         if link.watch.busy:
             self._killer.disarm(link.watch, [n])
-        if link.taken_above is None:  # it was the killer who forbade it, and nobody has given it back yet
+        if link.taken_above is None or n <= link.taken_above:  # the killer forbade it, and nobody has given it back yet
             link.taken_above = n - 1
             self._deliver(TakenBack(link.worker_id, n - 1))
         return n == link.last_n
