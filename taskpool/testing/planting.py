@@ -16,8 +16,8 @@ PLANTED = "TASKPOOL_FAULT"
 def planted_fault(point: str, nth: int = 1, action: str = "kill") -> Iterator[None]:
     """Let processes that are started inside the `with` fail at a named point of a task's life, at its nth passage (0: each).
 
-    point: one of `taskpool.faults.POINTS`; action: kill, exit, stop, error or sleep=SECONDS. The process of the caller is spared: it
-    read its environment when it was started. Raises ValueError for a point or action that does not exist.
+    point: one of `taskpool.faults.POINTS`; action: kill, exit, stop, error or sleep=SECONDS. The process of the caller is spared:
+    it read its environment when it was started. Raises ValueError for a point or action that does not exist.
     """
     faults.compile_faults(f"{point}:{nth}:{action}")
     before = {name: os.environ.get(name) for name in (ENABLED, PLANTED)}

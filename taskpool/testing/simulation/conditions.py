@@ -1,0 +1,62 @@
+"""The weather of one run: which faults there are, and how often. Each seed has its own, so that rare ones meet each other."""
+
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+
+
+class Conditions(msgspec.Struct, frozen=True):
+    """Sizes, and chances (0..1) per occasion."""
+
+    size: int
+    spares: int
+    depth_max: int
+    line_max: int
+    queues: tuple[str, ...]
+    tasks_max: int  # no submits while so many are alive
+    haste: float  # chance that the supervisor turns at a step, though nothing calls for it
+    crash: float  # of a body, per step
+    endless: float  # of a body: it ends only when it is made to
+    idle_death: float  # of an idle worker, per step
+    boot_failure: float  # of a worker that starts
+    kill: float  # of the supervisor, between any two steps of a turn
+    reboot: float  # given a kill: of the machine
+    late: float  # of a message: it comes a turn later, with all behind it
+    echo: float  # of a message, per turn: it comes again
+    busy: float  # of a commit: it has to wait
+    full: float  # of a commit: there is no room for what is new
+    twice: float  # of a submit: its client sends it twice
+    jump: float  # of the wall clock, per step
+    stop: float  # per request of a client
+
+
+def conditions(random: Random) -> Conditions:
+    """Draw the weather of a seed: each fault is either absent or, mostly, rare."""
+
+    def chance(most: float) -> float:
+        return random.choice((0.0, most / 4, most))
+
+    return Conditions(
+        size=random.choice((1, 1, 2, 3)),
+        spares=random.choice((0, 1)),
+        depth_max=random.choice((1, 2, 4, 128)),
+        line_max=random.choice((2, 3, 4, 6, 1000)),
+        queues=("a", "b", "c")[: random.choice((1, 1, 2, 3))],
+        tasks_max=random.choice((4, 12, 24)),
+        haste=random.choice((0.0, 0.3)),
+        crash=chance(0.1),
+        endless=chance(0.2),
+        idle_death=chance(0.02),
+        boot_failure=chance(0.6),
+        kill=chance(0.02),
+        reboot=chance(0.6),
+        late=chance(0.3),
+        echo=chance(0.6),
+        busy=chance(0.1),
+        full=chance(0.1),
+        twice=chance(0.2),
+        jump=chance(0.02),
+        stop=chance(0.1),
+    )

@@ -1,0 +1,330 @@
+"""The promises of the scheduler, stated once more and on their own: by what truly happened, not by what the scheduler holds.
+
+Each write is judged before the model store takes it; the whole is judged after each turn. The rules of counting are those of the
+specification, written here a second time on purpose.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+
+from taskpool.clock import NS, US, Instant
+from taskpool.core import commands as cmd
+from taskpool.core.events import TaskRow
+from taskpool.core.lifecycle import (
+    CANCELLED,
+    FAILED,
+    INTERRUPTED,
+    PENDING,
+    QUEUED,
+    RETRYING,
+    RUNNING,
+    SUCCEEDED,
+    TERMINAL,
+    WAITING,
+)
+from taskpool.core.scheduler import SPAWN_BACKOFF_MAX_NS, Scheduler
+from taskpool.model import Options, TaskError
+from taskpool.testing.simulation.fates import CRASH, LOST, REPORTED, Fate, Fates, LawBroken
+from taskpool.testing.simulation.model_engine import ALIVE, ModelEngine, ModelJob
+from taskpool.testing.simulation.model_store import ModelStore, Stored, place
+from taskpool.wire import messages as wire
+
+CHARGED = ("succeeded", "failed", "retrying")  # outcomes that count against max_attempts
+OUTCOMES = {
+    "succeeded": (SUCCEEDED,),
+    "failed": (FAILED,),
+    "retrying": (RETRYING,),
+    "cancelled": (CANCELLED,),
+    "returned": (QUEUED,),
+    "snoozed": (PENDING,),
+    "stopped": (PENDING, FAILED, INTERRUPTED),
+    "interrupted": (PENDING, FAILED, INTERRUPTED),
+}
+TIMER_SLACK_S = 1e-5  # instants are whole µs
+SPAWN_WAIT_S_MAX = SPAWN_BACKOFF_MAX_NS / NS
+
+
+def obey(holds: object, words: str) -> None:
+    """Raise LawBroken with these words unless the law holds."""
+    if not holds:
+        raise LawBroken(words)
+
+
+def allowed_attempts(options: Options) -> int:
+    """Return how many charged attempts the specification grants (0: any number)."""
+    if options.at_most_once:
+        return 1
+    if options.max_attempts is not None:
+        return options.max_attempts if options.max_attempts >= 1 else 1
+    if options.retry is not None:
+        return options.retry.maximum_attempts
+    return 1
+
+
+class Laws:
+    """The witness of all that is written. `begun` counts the bodies of each (task, round)."""
+
+    def __init__(self, fates: Fates) -> None:
+        self.fates = fates
+        self.store: ModelStore
+        self.stopping = False  # the scheduler of this life was told to stop
+        self.begun: dict[tuple[int, int], int] = {}
+        self.kept: dict[int, int] = {}  # succeeded task → version that must stay, until a retry by force
+        self.forced: set[int] = set()  # tasks that a client may retry although they succeeded
+
+    # ---- while it is written ----------------------------------------------------------------------------------------
+
+    def start(self, row: TaskRow, save: cmd.Start) -> None:
+        """Start: recorded before it begins, in order, in time, never while the pool stops, and under a new number."""
+        who, options = f"task {row.id}", row.options
+        obey(not self.stopping, f"{who} was started while the pool stops")
+        obey(save.attempt == row.attempt + 1, f"{who} goes from attempt {row.attempt} to {save.attempt}")
+        obey(row.cancel_requested_at is None, f"{who} was started after a cancel")
+        for at in (options.deadline_at, None if _has_begun(row) else options.expires_at):
+            obey(at is None or save.at < at, f"{who} was started after its time")
+        obey(row.status == QUEUED or row.scheduled_at <= save.at, f"{who} was started before it is due")
+        key = place(row) if row.status == QUEUED else (row.rank, row.scheduled_at, row.id)
+        for stored in self.store.tasks.values():
+            other = stored.row
+            overtaken = other.status == QUEUED and other.queue == row.queue and place(other) < key
+            obey(not overtaken, f"{who} {key} was started before task {other.id} {place(other)} of its queue")
+
+    def move(self, row: TaskRow, save: cmd.Move) -> None:
+        """Any other change: why a waiting task may end, and who may bring an ended one back."""
+        who, options = f"task {row.id}", row.options
+        if row.status == SUCCEEDED:
+            obey(row.id in self.forced, f"{who} had succeeded and was changed")
+        if row.status in TERMINAL:
+            extras = save.extras
+            obey(save.charged == 0 and extras is not None and extras.round == row.round + 1, f"{who}: a new round counts anew")
+        if save.to == QUEUED and row.status in (PENDING, RETRYING):
+            hastened = save.scheduled_at is not None
+            obey(hastened or row.scheduled_at <= save.at, f"{who} was queued before it is due")
+        if save.to == FAILED:
+            late = options.deadline_at is not None and save.at >= options.deadline_at
+            obey(late and save.error is not None and save.error.kind == "deadline", f"{who} failed while it waited, without reason")
+        if save.to == CANCELLED and save.extras is not None and save.extras.finish_reason == "expired":
+            late = options.expires_at is not None and save.at >= options.expires_at
+            obey(late and not _has_begun(row), f"{who} was said to have expired")
+
+    def end(self, row: TaskRow, save: cmd.End) -> None:
+        """The end of an attempt: it says what happened, charges what counts, and goes on by policy."""
+        closed, outcome = save.closed, save.closed.outcome
+        fate = self.fates.of(row.id, closed.attempt)
+        who = f"attempt {closed.attempt} of task {row.id}"
+        allowed = _outcomes(fate, row)
+        if self.stopping and allowed == ("cancelled",) and row.cancel_requested_at is None:
+            allowed = ("cancelled", "stopped")  # it gave up by its own wish just when it was to be told to
+        obey(outcome in allowed, f"{who} ended {outcome}, but it was {_in_words(fate, row)}")
+        obey(save.to in OUTCOMES[outcome], f"{who} ended {outcome}, and its task became {save.to}")
+        charged = row.charged + (outcome in CHARGED)
+        obey(save.charged == charged, f"{who} ended {outcome}, and {save.charged} attempts were charged, not {charged}")
+        limit = allowed_attempts(row.options)
+        obey(limit == 0 or charged <= limit, f"{who}: {charged} of {limit} attempts were charged")
+        extras = save.extras or cmd.Extras()
+        if outcome != "cancelled":
+            crashes = row.crashes + (fate.end == CRASH and outcome in CHARGED)
+            obey(extras.crashes == crashes, f"{who}: {extras.crashes} crashes were counted, not {crashes}")
+            interruptions = row.interruptions + (outcome == "interrupted")
+            obey(extras.interruptions == interruptions, f"{who}: {extras.interruptions} interruptions, not {interruptions}")
+            snoozes = row.snoozes + (outcome == "snoozed")
+            obey(extras.snoozes == snoozes, f"{who}: {extras.snoozes} snoozes, not {snoozes}")
+        if outcome in ("failed", "retrying"):
+            self._retry(row, save, fate, who, extras)
+        if outcome in ("stopped", "interrupted"):
+            _policy(row, save, who, extras)
+        if outcome == "snoozed":
+            in_time = row.options.deadline_at is None or (save.scheduled_at or 0) < row.options.deadline_at
+            obey(in_time, f"{who} was snoozed beyond its deadline")
+
+    def _retry(self, row: TaskRow, save: cmd.End, fate: Fate, who: str, extras: cmd.Extras) -> None:
+        """A failure is retried if, and only if, the rules of retrying say so; never at or after the deadline."""
+        error = save.closed.error
+        if fate.report is not None and fate.report.outcome == wire.SNOOZED:
+            return  # a snooze that is refused is final
+        obey(error is not None, f"{who} failed without an error")
+        assert error is not None
+        wanted = _warrants_retry(row.options, error, save.charged, extras.crashes)
+        deadline = row.options.deadline_at
+        if save.to == RETRYING:
+            due = save.scheduled_at
+            obey(wanted, f"{who} is retried against its policy")
+            obey(due is not None and due >= save.at, f"{who} is retried at {due}")
+            obey(deadline is None or (due or 0) < deadline, f"{who} is retried at or after its deadline")
+        elif wanted:
+            late = save.error is not None and save.error.kind == "deadline" and deadline is not None
+            obey(late, f"{who} is not retried, against its policy")
+
+    def body_begins(self, job: ModelJob) -> None:
+        """A body begins: its start is recorded, it is the task's latest, and no number begins twice."""
+        who = f"attempt {job.attempt} of task {job.task_id}"
+        obey(job.task_id in self.store.tasks, f"{who} begins, and the task is not stored")
+        row = self.store.tasks[job.task_id].row
+        obey(not self.fates.of(job.task_id, job.attempt).begun, f"{who} begins a second time")
+        recorded = row.status == RUNNING and row.attempt == job.attempt
+        obey(recorded, f"{who} begins, and the store says {row.status}, attempt {row.attempt}")
+        key = (row.id, row.round)
+        self.begun[key] = self.begun.get(key, 0) + 1
+        if row.options.at_most_once:
+            obey(self.begun[key] == 1, f"{who} begins, though the task runs at most once")
+
+    # ---- after each turn --------------------------------------------------------------------------------------------
+
+    def turn(self, scheduler: Scheduler, engine: ModelEngine, now: Instant, refused: frozenset[int]) -> None:
+        """Judge the whole: memory is what is stored, nobody is forgotten, no worker idles beside work, timers are set."""
+        for row in scheduler.tasks.values():
+            if row.id not in refused:
+                self._same(row)
+        for task_id, stored in self.store.tasks.items():
+            row = stored.row
+            if row.status in WAITING:
+                self._remembered(scheduler, row)
+            elif row.status == RUNNING:
+                obey(task_id in scheduler.tasks, f"task {task_id} runs, and the scheduler does not know it")
+                self._cancel_is_on_its_way(scheduler, engine, row)
+        if not scheduler.stopping:
+            for line in (*scheduler.ready.values(), scheduler.delayed):
+                obey(len(line) <= line.cap, f"a line holds {len(line)} of {line.cap} rows")
+            self._work_is_given_out(scheduler)
+        self._timers(scheduler, now)
+
+    def _same(self, held: TaskRow) -> None:
+        stored = self.store.tasks.get(held.id)
+        obey(stored is not None, f"task {held.id} is held, and is not stored")
+        assert stored is not None
+        mine, theirs = _stored_fields(held), _stored_fields(stored.row)
+        if mine != theirs:
+            field, here, there = next(one for one in zip(_STORED_FIELDS, mine, theirs, strict=True) if one[1] != one[2])
+            raise LawBroken(f"task {held.id}: {field} is {here!r} in memory, {there!r} in the store")
+
+    def _remembered(self, scheduler: Scheduler, row: TaskRow) -> None:
+        if row.id in scheduler.tasks or scheduler.stopping:
+            return
+        line = scheduler.ready.get(row.queue) if row.status == QUEUED else scheduler.delayed
+        beyond = line is not None and line.mark is not None and place(row) > line.mark
+        obey(beyond, f"task {row.id} ({row.status}, {place(row)}) is forgotten")
+
+    def _cancel_is_on_its_way(self, scheduler: Scheduler, engine: ModelEngine, row: TaskRow) -> None:
+        """A running task that is to be cancelled is being signalled, or will not begin, or its end is already known."""
+        if row.cancel_requested_at is None or engine.news:
+            return
+        held = scheduler.tasks[row.id]
+        box = engine.workers.get(held.worker)
+        if box is None or box.state != ALIVE or box.has_ended(held.n):
+            return
+        ends = box.limit < held.n or any(n == held.n for _, n, why in box.kills if why == "cancel")
+        obey(ends, f"task {row.id} is to be cancelled, and nobody tells worker {held.worker}")
+
+    def _work_is_given_out(self, scheduler: Scheduler) -> None:
+        idle = [box.worker for box in scheduler.workers.values() if not box.sent and box.takes_work()]
+        if idle:
+            queued = [row.id for row in scheduler.tasks.values() if row.status == QUEUED]
+            obey(not queued, f"worker {idle[0]} is idle, and tasks {queued} wait")
+
+    def _timers(self, scheduler: Scheduler, now: Instant) -> None:
+        """What is due by itself is due no later than the scheduler's next timer."""
+        due = []
+        for row in scheduler.tasks.values():
+            if row.status in (PENDING, RETRYING) and not scheduler.stopping:
+                due.append(row.scheduled_at)
+            if row.status in WAITING:
+                limits = (row.options.deadline_at, None if _has_begun(row) else row.options.expires_at)
+                due += [at for at in limits if at is not None]
+        timer = scheduler.next_timer(now)
+        workers = sum(not box.leaving for box in scheduler.workers.values())
+        if workers < scheduler.size and not scheduler.stopping:
+            obey(timer is not None and timer <= SPAWN_WAIT_S_MAX, f"{workers} workers, and nobody thinks of starting more")
+        if due:
+            wait = (min(due) - now.wall) / US
+            obey(
+                timer is not None and timer <= max(wait, 0.0) + TIMER_SLACK_S,
+                f"something is due in {wait} s, the timer says {timer}",
+            )
+
+    # ---- in the end -------------------------------------------------------------------------------------------------
+
+    def all_ended(self) -> None:
+        """When all faults have stopped, every task comes to an end, and every begun body has its row."""
+        for task_id, stored in self.store.tasks.items():
+            obey(stored.row.status in TERMINAL, f"task {task_id} stays {stored.row.status} for ever")
+            self._history(task_id, stored)
+
+    def _history(self, task_id: int, stored: Stored) -> None:
+        row, attempts = stored.row, stored.attempts
+        obey(list(attempts) == list(range(1, row.attempt + 1)), f"task {task_id} has the attempts {list(attempts)}")
+        obey(all(attempts.values()), f"task {task_id} has an attempt without an end")
+        obey(stored.result == (row.status == SUCCEEDED), f"task {task_id} is {row.status}; it has a result: {stored.result}")
+        for attempt in attempts:
+            fate = self.fates.of(task_id, attempt)
+            obey(fate.void or fate.begun == (attempts[attempt] != "returned") or attempts[attempt] == "cancelled", "begun unseen")
+
+
+_STORED_FIELDS = tuple(field for field in TaskRow.__struct_fields__ if field not in ("worker", "n", "started_at"))
+_stored_fields = attrgetter(*_STORED_FIELDS)
+
+
+def _has_begun(row: TaskRow) -> bool:
+    return bool(row.charged or row.snoozes or row.interruptions)
+
+
+def _outcomes(fate: Fate, row: TaskRow) -> tuple[str, ...]:
+    """Return how an attempt may be recorded, by what truly happened to it."""
+    cancelled = row.cancel_requested_at is not None
+    if fate.void:
+        return ("cancelled",) if cancelled else ("interrupted",)
+    if fate.end == REPORTED and fate.report is not None:
+        return _reported(fate.report.outcome, fate, cancelled=cancelled)
+    if cancelled:
+        return ("cancelled",)
+    if not fate.begun:
+        return ("returned",)
+    if fate.end in (CRASH, "timeout", "deadline", "heartbeat"):
+        return ("retrying", "failed")
+    return {LOST: ("interrupted",), "stop": ("stopped",), "cancel": ("cancelled",)}.get(fate.end, ())
+
+
+def _reported(outcome: int, fate: Fate, *, cancelled: bool) -> tuple[str, ...]:
+    if outcome == wire.OK:
+        return ("succeeded",)
+    if cancelled:
+        return ("cancelled",)
+    if outcome == wire.CANCELLED:
+        if not fate.told_to_stop and not fate.orphan:
+            return ("cancelled",)
+        return ("stopped",) if fate.begun else ("returned",)
+    if outcome == wire.SNOOZED:
+        return ("snoozed", "failed")
+    return ("retrying", "failed")
+
+
+def _in_words(fate: Fate, row: TaskRow) -> str:
+    words = [fate.end or "running" if fate.begun else "never begun"]
+    words += [f"reported {fate.report.outcome}"] if fate.report is not None else []
+    words += ["to be cancelled"] if row.cancel_requested_at is not None else []
+    words += ["void"] if fate.void else []
+    return ", ".join(words)
+
+
+def _warrants_retry(options: Options, error: TaskError, charged: int, crashes: int) -> bool:
+    """Return whether the specification grants another attempt (§7), time left aside."""
+    if options.at_most_once or error.kind in ("decode", "deadline"):
+        return False
+    if error.kind == "panic" and crashes >= options.crash_limit:
+        return False
+    limit = allowed_attempts(options)
+    if limit == 0 and error.retryable:
+        return True
+    listed = options.retry is not None and error.kind in options.retry.non_retryable_error_kinds
+    return charged < limit and error.retryable and not listed
+
+
+def _policy(row: TaskRow, save: cmd.End, who: str, extras: cmd.Extras) -> None:
+    """What was stopped or interrupted goes on as its on_interrupt says."""
+    options = row.options
+    policy = "hold" if options.at_most_once else options.on_interrupt
+    if policy == "rerun" and extras.interruptions < options.max_interruptions:
+        wanted = PENDING
+    else:
+        wanted = FAILED if policy == "fail" else INTERRUPTED
+    obey(save.to == wanted, f"{who} was interrupted; its policy {policy} says {wanted}, not {save.to}")

@@ -1,0 +1,195 @@
+"""A model of the store: rows in a dictionary, one transaction a turn, and the same assertions as the real one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from taskpool.core import commands as cmd
+from taskpool.core.events import TaskRow
+from taskpool.core.lifecycle import MOVES, PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL, WAITING
+from taskpool.core.line import Key
+from taskpool.model import Options
+from taskpool.testing.simulation.fates import LawBroken
+
+OPEN = ""  # outcome of an attempt that has not ended
+
+
+class Stored:
+    """One task of the store. `row` is what the scheduler would read; `attempts` maps each number to its outcome."""
+
+    __slots__ = ("attempts", "finish_reason", "result", "row", "uid")
+
+    def __init__(self, uid: bytes, row: TaskRow) -> None:
+        self.uid = uid
+        self.row = row
+        self.attempts: dict[int, str] = {}
+        self.result = False
+        self.finish_reason: str | None = None
+
+
+class Witness(Protocol):
+    """Whoever judges what is written, before it is."""
+
+    def start(self, row: TaskRow, save: cmd.Start) -> None:
+        """A task is about to be recorded as running."""
+
+    def end(self, row: TaskRow, save: cmd.End) -> None:
+        """An attempt is about to be closed."""
+
+    def move(self, row: TaskRow, save: cmd.Move) -> None:
+        """A task that does not run (or only gets a mark) is about to change."""
+
+
+def place(row: TaskRow) -> Key:
+    """Return where a waiting row stands in its line."""
+    return (row.rank if row.status == QUEUED else 0, row.scheduled_at, row.id)
+
+
+class ModelStore:
+    """The rows, and what may be done to them. Outlives every scheduler of a run."""
+
+    def __init__(self, witness: Witness) -> None:
+        self._witness = witness
+        self.tasks: dict[int, Stored] = {}
+        self.uids: dict[bytes, int] = {}
+        self.options: dict[bytes, Options] = {}  # packed → decoded
+
+    # ---- reading ----------------------------------------------------------------------------------------------------
+
+    def rows(self, ids: Iterable[int]) -> list[TaskRow]:
+        """Return copies of the rows that exist."""
+        return [copy.copy(self.tasks[task_id].row) for task_id in ids if task_id in self.tasks]
+
+    def running(self) -> list[TaskRow]:
+        """Return copies of what a dead owner left running."""
+        return self.rows(task_id for task_id, stored in self.tasks.items() if stored.row.status == RUNNING)
+
+    def queues_waiting(self) -> list[str]:
+        """Return the queues of queued tasks."""
+        return sorted({stored.row.queue for stored in self.tasks.values() if stored.row.status == QUEUED})
+
+    def next_id(self) -> int:
+        """Return the first free id."""
+        return max(self.tasks, default=0) + 1
+
+    def refill(self, queue: str | None, after: Key | None, n: int) -> tuple[list[TaskRow], bool]:
+        """Return up to n rows of a line behind a place, and whether more follow."""
+        statuses = (PENDING, RETRYING) if queue is None else (QUEUED,)
+        line = sorted(
+            (place(stored.row), task_id)
+            for task_id, stored in self.tasks.items()
+            if stored.row.status in statuses and queue in (None, stored.row.queue)
+        )
+        behind = [task_id for key, task_id in line if after is None or key > after]
+        return self.rows(behind[:n]), len(behind) > n
+
+    # ---- writing ----------------------------------------------------------------------------------------------------
+
+    def commit(self, saves: Sequence[cmd.Save], *, full: bool = False) -> frozenset[int]:
+        """Apply a turn; return the ids whose writes were refused. full: there is no room for new tasks."""
+        refused: set[int] = set()
+        for save in saves:
+            if save.id not in refused and not self._apply(save, full):
+                refused.add(save.id)
+        return frozenset(refused)
+
+    def _apply(self, save: cmd.Save, full: bool) -> bool:
+        if isinstance(save, cmd.Insert):
+            return not full and self._insert(save)
+        stored = self.tasks.get(save.id)
+        if isinstance(save, cmd.Checkpoint):
+            return True  # of an attempt that is over: changes nothing, and is nobody's error
+        if stored is None or stored.row.version != save.version:
+            return False
+        match save:
+            case cmd.Start():
+                return self._start(stored, save)
+            case cmd.End():
+                return self._end(stored, save)
+            case cmd.Move():
+                return self._move(stored, save)
+
+    def _insert(self, save: cmd.Insert) -> bool:
+        if save.id in self.tasks:
+            raise LawBroken(f"two tasks were given the id {save.id}")
+        if save.spec.uid in self.uids:
+            return False
+        spec = save.spec
+        _legal(save.id, "", save.status)
+        options = self.options[spec.options]
+        row = TaskRow(
+            save.id, spec.name, spec.queue, -spec.priority, save.status, 1, 0, 0, save.scheduled_at, save.created_at, options
+        )
+        self.tasks[save.id] = Stored(spec.uid, row)
+        self.uids[spec.uid] = save.id
+        return True
+
+    def _start(self, stored: Stored, save: cmd.Start) -> bool:
+        row = stored.row
+        if row.status != save.status:
+            return False
+        _legal(row.id, row.status, RUNNING)
+        self._witness.start(row, save)
+        row.status = RUNNING
+        row.version += 1
+        row.attempt = save.attempt
+        row.started_at = save.at
+        row.worker = save.worker
+        stored.attempts[save.attempt] = OPEN
+        return True
+
+    def _end(self, stored: Stored, save: cmd.End) -> bool:
+        row = stored.row
+        if row.status != RUNNING or row.attempt != save.closed.attempt:
+            return False
+        _legal(row.id, RUNNING, save.to)
+        self._witness.end(row, save)
+        stored.attempts[save.closed.attempt] = save.closed.outcome
+        stored.result = save.to == SUCCEEDED
+        row.worker = 0
+        self._change(stored, save.to, save.charged, save.extras, save.scheduled_at)
+        if save.to == SUCCEEDED:
+            row.error = None
+        elif save.error is not None:
+            row.error = save.error
+        return True
+
+    def _move(self, stored: Stored, save: cmd.Move) -> bool:
+        row = stored.row
+        if row.status != save.status:
+            return False
+        if save.to != save.status or save.status in TERMINAL:
+            _legal(row.id, row.status, save.to)
+        self._witness.move(row, save)
+        self._change(stored, save.to, save.charged, save.extras, save.scheduled_at)
+        if save.clear_error:
+            row.error, stored.result = None, False
+        elif save.error is not None:
+            row.error = save.error
+        return True
+
+    def _change(self, stored: Stored, to: str, charged: int | None, extras: cmd.Extras | None, scheduled_at: int | None) -> None:
+        row = stored.row
+        row.status = to
+        row.version += 1
+        if charged is not None:
+            row.charged = charged
+        if scheduled_at is not None:
+            row.scheduled_at = scheduled_at
+        if extras is not None:
+            row.round, row.crashes, row.interruptions = extras.round, extras.crashes, extras.interruptions
+            row.snoozes = extras.snoozes
+            row.cancel_requested_at, row.cancel_reason = extras.cancel_requested_at, extras.cancel_reason
+            stored.finish_reason = extras.finish_reason
+
+    @property
+    def waiting(self) -> list[TaskRow]:
+        """Return the rows that wait."""
+        return [stored.row for stored in self.tasks.values() if stored.row.status in WAITING]
+
+
+def _legal(task_id: int, before: str, after: str) -> None:
+    if after not in MOVES[before]:
+        raise LawBroken(f"task {task_id} was to move from {before or 'nothing'} to {after}, which no table allows")

@@ -1,0 +1,263 @@
+"""One supervisor's loop in the model world: what `taskpool.supervisor.loop` does, with a death possible between any two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from random import Random
+
+from taskpool.clock import Instant, ManualClock
+from taskpool.core import commands as cmd
+from taskpool.core import events as ev
+from taskpool.core.lifecycle import CANCELLED, RUNNING, SUCCEEDED, TERMINAL
+from taskpool.core.scheduler import Scheduler
+from taskpool.testing.simulation.conditions import Conditions
+from taskpool.testing.simulation.laws import Laws, obey
+from taskpool.testing.simulation.model_engine import ModelEngine, ModelJob
+from taskpool.testing.simulation.model_store import ModelStore
+from taskpool.testing.simulation.trace import NEW, Coverage, Trace
+
+ECHOES_MAX = 20  # messages that may come again
+RARE = ("interrupted", "retrying", "queued", "pending")  # statuses that late messages seldom meet
+CANCEL, RETRY = 1, 2  # seqs of the simulated client's requests
+
+
+class Killed(Exception):
+    """The supervisor was killed at this point."""
+
+
+class Ended(Exception):
+    """The supervisor ended because the scheduler halted."""
+
+
+class Shell:
+    """Turns events into commands and carries them out, durable before visible."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        engine: ModelEngine,
+        store: ModelStore,
+        clock: ManualClock,
+        random: Random,
+        conditions: Conditions,
+        laws: Laws,
+        trace: Trace,
+        coverage: Coverage,
+    ) -> None:
+        self.scheduler = scheduler
+        self.engine = engine
+        self.accepted: list[cmd.Accept] = []
+        self.refused: list[int] = []  # seqs of submits
+        self.idle_turns = 0  # turns in a row that the timer called for and that did nothing
+        self._store = store
+        self._clock = clock
+        self._random = random
+        self._conditions = conditions
+        self._laws = laws
+        self._trace = trace
+        self._coverage = coverage
+        self._events: list[ev.Event] = []
+        self._requests: list[ev.Event] = []
+        self._echoes: list[ev.Event] = []
+        self._calm = False
+
+    # ---- what comes from outside ------------------------------------------------------------------------------------
+
+    def deliver(self, event: ev.Event) -> None:
+        """Take an event for the next turn."""
+        self._requests.append(event)
+
+    def cancel(self, ids: list[int], grace_s: float | None, *, force: bool) -> None:
+        """A client cancels: rows that are not in memory come with the event."""
+        absent = [task_id for task_id in ids if not self.scheduler.knows(task_id)]
+        self.deliver(ev.CancelAsked(1, CANCEL, ids, self._store.rows(absent), "simulated", grace_s, force))
+
+    def retry(self, ids: list[int], *, force: bool) -> None:
+        """A client gives tasks a new round."""
+        if force:
+            self._laws.forced.update(ids)
+        self.deliver(ev.RetryAsked(1, RETRY, self._store.rows(ids), force))
+
+    def stop(self, grace_s: float | None) -> None:
+        """Somebody stops the pool."""
+        self.deliver(ev.StopAsked(grace_s))
+
+    def be_calm(self) -> None:
+        """From now on nothing breaks."""
+        self._calm = self.engine.calm = True
+
+    def let_time_pass(self) -> None:
+        """Move the clock a little, as it does between any two steps."""
+        self._clock.advance(self._random.choice((0.0, 1e-6, 1e-4, 1e-3)))
+        self.engine.expire()
+
+    def is_called(self, anyhow: bool = False) -> bool:
+        """Return whether the loop wakes up: something has come, or the timer says so."""
+        self.engine.collect()
+        timer = self.scheduler.next_timer(self._clock.now())
+        return anyhow or bool(self._events or self._requests or self.engine.news) or timer == 0.0
+
+    # ---- the turn ---------------------------------------------------------------------------------------------------
+
+    def turn(self, first: Sequence[ev.Event] = ()) -> None:
+        """Take all that has come through one transaction. Raises Killed or Ended."""
+        events = [*first, *self._events, *self._news(), *self._requests]
+        self._events, self._requests = [], []
+        now = self._clock.now()
+        commands: list[cmd.Command] = []
+        for event in events:
+            commands += self._handle(event, now)
+            self._peril("while it handles events")
+        commands += self._handle(ev.Dispatch(), now)
+        self.idle_turns = 0 if events or commands else self.idle_turns + 1
+        refused = self._apply(commands, now)
+        self.engine.committed()
+        self._peril("after the turn")
+        self._laws.turn(self.scheduler, self.engine, now, refused)
+        self._judge_answers(commands)
+
+    def _handle(self, event: ev.Event, now: Instant) -> list[cmd.Command]:
+        self._coverage.meet(self._statuses(event), event)
+        self._trace.event(now, event)
+        commands = self.scheduler.handle(event, now)
+        self._trace.commands(commands)
+        if isinstance(event, ev.StopAsked):
+            self._laws.stopping = True
+        self.scheduler.check()
+        return commands
+
+    def _apply(self, commands: list[cmd.Command], now: Instant) -> frozenset[int]:
+        saves = [command for command in commands if isinstance(command, cmd.Save)]
+        for command in commands:
+            if isinstance(command, cmd.Kill):
+                self.engine.kill(command.worker, command.n, command.why)  # kills wait for nothing
+        self._peril("before the commit")
+        self._wait_for_the_disk()
+        full = not self._calm and self._random.random() < self._conditions.full
+        refused = self._store.commit(saves, full=full)
+        self._expect(refused, saves)
+        self._peril("after the commit")
+        if refused:
+            self._events.append(ev.Dropped(sorted(refused)))
+        self._send([command for command in saves if isinstance(command, cmd.Start) and command.id not in refused], now)
+        for command in commands:
+            self._act(command, refused)
+        return refused
+
+    def _wait_for_the_disk(self) -> None:
+        """A guest holds the write lock: meanwhile workers go on, and kills come."""
+        while not self._calm and self._random.random() < self._conditions.busy:
+            self.let_time_pass()
+            self.engine.step()
+
+    def _expect(self, refused: frozenset[int], saves: list[cmd.Save]) -> None:
+        """The owner is the only writer: nothing but a new task may be refused."""
+        new = {save.id for save in saves if isinstance(save, cmd.Insert)}
+        known = {task_id for task_id in refused if task_id in self._store.tasks or task_id not in new | self._dropped}
+        obey(not known, f"the store refused what was said of tasks {sorted(known)}")
+        self._dropped = refused
+
+    _dropped: frozenset[int] = frozenset()  # refused in the last turn: the scheduler may have spoken of them once more
+
+    def _send(self, starts: list[cmd.Start], now: Instant) -> None:
+        batches: dict[int, list[ModelJob]] = {}
+        for start in starts:
+            row = self.scheduler.tasks[start.id]
+            deadline_at = row.options.deadline_at
+            deadline = None if deadline_at is None else now.mono + (deadline_at - now.wall) * 1000
+            job = ModelJob(start.n, row.id, start.attempt, row.name, row.options, deadline)
+            batches.setdefault(start.worker, []).append(job)
+        for worker, jobs in batches.items():
+            self.engine.send(worker, jobs)
+            self._peril("while it sends")
+
+    def _act(self, command: cmd.Command, refused: frozenset[int]) -> None:
+        match command:
+            case cmd.Accept():
+                if refused.isdisjoint(command.ids):
+                    self.accepted.append(command)
+                else:
+                    self.refused.append(command.seq)
+            case cmd.Spawn():
+                self.engine.spawn(command.worker)
+            case cmd.TakeBack():
+                self.engine.take_back(command.worker, command.above)
+            case cmd.Signal():
+                self.engine.signal(command.worker, command.n, command.grace_s, command.why)
+            case cmd.Refill():
+                rows, more = self._store.refill(command.queue, command.after, command.n)
+                self._events.insert(0, ev.Refilled(command.queue, rows, more))
+            case cmd.Halted():
+                raise Ended(command.reason)
+            case _:
+                return
+        self._peril(f"after {type(command).__name__}")
+
+    def _peril(self, where: str) -> None:
+        if not self._calm and self._random.random() < self._conditions.kill:
+            raise Killed(where)
+
+    # ---- messages that come twice -----------------------------------------------------------------------------------
+
+    def _news(self) -> list[ev.Event]:
+        """Return what the engine tells in this turn, now and then with something that it told before."""
+        news = self.engine.take_news()
+        echoes = self._echoes
+        again = []
+        if echoes and self._random.random() < self._conditions.echo and not self._calm:
+            again = sorted(self._random.choices(echoes, k=6), key=self._rarity)[:2]
+        echoes += [event for event in news if isinstance(event, (ev.Reported, ev.Saved, ev.Passed, ev.WorkerReady, ev.WorkerDied))]
+        del echoes[:-ECHOES_MAX]
+        return [*news, *again]
+
+    def _rarity(self, event: ev.Event) -> int:
+        """Rank a message low if it speaks of a task in a status that messages seldom meet."""
+        return min((RARE.index(status) if status in RARE else len(RARE) for status in self._statuses(event)), default=len(RARE))
+
+    # ---- judging ----------------------------------------------------------------------------------------------------
+
+    def _judge_answers(self, commands: list[cmd.Command]) -> None:
+        """What a client was told of its cancel is what the store says."""
+        answers = [command for command in commands if isinstance(command, cmd.Respond)]
+        retried = {task_id for answer in answers if answer.seq == RETRY for task_id in answer.ids}
+        for answer in answers:
+            if answer.seq == CANCEL:
+                for task_id in {*answer.ids} - retried:
+                    row = self._store.tasks[task_id].row
+                    marked = row.status == RUNNING and row.cancel_requested_at is not None
+                    obey(
+                        marked or row.status in (CANCELLED, SUCCEEDED),
+                        f"the cancel of task {task_id} was accepted; it is {row.status}",
+                    )
+                for task_id in {*answer.refused} - retried:
+                    stored = self._store.tasks.get(task_id)
+                    over = stored is None or stored.row.status in TERMINAL
+                    obey(over, f"the cancel of task {task_id} was refused, and it goes on")
+
+    def _statuses(self, event: ev.Event) -> Iterable[str]:
+        """Return the statuses that meet an event: of the tasks it names, or of all that there are."""
+        match event:
+            case ev.Submitted():
+                return [NEW] * len(event.specs)
+            case ev.Reported():
+                return [self._status(report.task_id) for report in event.reports]
+            case ev.Saved():
+                return [self._status(event.checkpoint.task_id)]
+            case ev.TakenBack() | ev.WorkerDied():
+                box = self.scheduler.workers.get(event.worker)
+                return [row.status for row in box.sent.values()] if box is not None else ()
+            case ev.CancelAsked() | ev.Dropped():
+                return [self._status(task_id) for task_id in event.ids]
+            case ev.RetryAsked() | ev.Refilled():
+                return [self._status(row.id) for row in event.rows]
+            case ev.Recovered():
+                return [event.row.status]
+            case _:
+                return {stored.row.status for stored in self._store.tasks.values()}
+
+    def _status(self, task_id: int) -> str:
+        held = self.scheduler.tasks.get(task_id)
+        if held is not None:
+            return held.status
+        stored = self._store.tasks.get(task_id)
+        return NEW if stored is None else stored.row.status

@@ -1,0 +1,86 @@
+"""What clients ask for, drawn by chance: tasks of all kinds, cancels, retries by hand."""
+
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+
+from taskpool.clock import US
+from taskpool.core.lifecycle import SUCCEEDED
+from taskpool.model import OnInterrupt, Options, RetryPolicy, TaskSpec
+from taskpool.testing.simulation.conditions import Conditions
+
+HANDLERS = ("short", "short", "middle", "long", "new")
+ON_INTERRUPT: tuple[OnInterrupt, ...] = ("rerun", "hold", "hold", "fail")
+RETRIES = (
+    None,
+    RetryPolicy(maximum_attempts=3, jitter=0.5),
+    RetryPolicy(initial_interval=0.01, maximum_attempts=0),
+    RetryPolicy(initial_interval=30.0, maximum_attempts=4, non_retryable_error_kinds=("timeout",)),
+)
+
+
+class Traffic:
+    """Draws what clients send."""
+
+    def __init__(self, random: Random, conditions: Conditions) -> None:
+        self._random = random
+        self._conditions = conditions
+        self._uids = 0
+
+    def specs(self, now_wall: int) -> list[tuple[TaskSpec, Options]]:
+        """Return the tasks of one submit, with their options decoded."""
+        options = self._options(now_wall)
+        packed = msgspec.msgpack.encode(options)
+        return [(self._spec(packed, now_wall), options) for _ in range(self._random.choice((1, 1, 1, 2, 5)))]
+
+    def _spec(self, options: bytes, now_wall: int) -> TaskSpec:
+        random = self._random
+        self._uids += 1
+        delay_s = random.choice((None, None, None, -1.0, 0.0, 0.01, 2.0, 40.0))
+        return TaskSpec(
+            uid=self._uids.to_bytes(16, "big"),
+            name=random.choice(HANDLERS),
+            codec=1,
+            payload=b"",
+            options=options,
+            queue=random.choice(self._conditions.queues),
+            priority=random.choice((0, 0, 0, 1, -1)),
+            scheduled_at=0 if delay_s is None else now_wall + round(delay_s * US),
+        )
+
+    def _options(self, now_wall: int) -> Options:
+        random = self._random
+        if random.random() < 0.2:
+            return Options()
+        return Options(
+            max_attempts=random.choice((None, None, 0, 2, 4)),
+            retry=random.choice(RETRIES),
+            timeout_s=random.choice((None, None, 0.05, 1.0)),
+            heartbeat_timeout_s=random.choice((None, None, None, 0.5)),
+            deadline_at=self._at(now_wall),
+            expires_at=self._at(now_wall),
+            on_interrupt=random.choice(ON_INTERRUPT),
+            at_most_once=random.random() < 0.2,
+            crash_limit=random.choice((1, 2, 3)),
+            max_interruptions=random.choice((1, 2, 20)),
+        )
+
+    def _at(self, now_wall: int) -> int | None:
+        seconds = self._random.choice((None, None, None, -0.1, 0.05, 1.0, 10.0, 60.0))
+        return None if seconds is None else now_wall + round(seconds * US)
+
+    def targets(self, statuses: dict[int, str]) -> list[int]:
+        """Return tasks for a cancel or a retry: first a status by chance, so that rare ones are met, then tasks of that status."""
+        random = self._random
+        there = sorted(set(statuses.values()))
+        if not there:
+            return [random.randrange(1, 4)]  # there is no such task
+        status = random.choice(there)
+        of_it = [task_id for task_id, one in statuses.items() if one == status]
+        return random.sample(of_it, min(len(of_it), random.choice((1, 1, 2, 4))))
+
+    def forces(self, statuses: dict[int, str], ids: list[int]) -> bool:
+        """Return whether a retry is forced: a succeeded task may run again only then."""
+        return self._random.random() < (0.5 if any(statuses.get(task_id) == SUCCEEDED for task_id in ids) else 0.1)

@@ -1,0 +1,279 @@
+"""The model world: clients, one supervisor after another, and everything that can go wrong between them, drawn from one seed.
+
+A run has two parts. First chance rules: steps of workers, turns, requests, faults, deaths of the supervisor between any two steps
+of a turn. Then the world is calm: nothing breaks any more, time moves only as far as the scheduler's own timer says, and every
+task must come to its end. The shell is `Shell`; what must hold is in `laws`.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+
+from taskpool.clock import NS, US, ManualClock
+from taskpool.core import events as ev
+from taskpool.core.lifecycle import RUNNING, TERMINAL
+from taskpool.core.scheduler import Scheduler
+from taskpool.testing.simulation.conditions import conditions
+from taskpool.testing.simulation.fates import Fates, LawBroken
+from taskpool.testing.simulation.laws import Laws, obey
+from taskpool.testing.simulation.model_engine import ModelEngine, ModelWorker
+from taskpool.testing.simulation.model_store import ModelStore
+from taskpool.testing.simulation.shell import Ended, Killed, Shell
+from taskpool.testing.simulation.trace import Coverage, Trace
+from taskpool.testing.simulation.traffic import Traffic
+from taskpool.wire.messages import Checkpointed, Report
+
+STEPS = 500  # of the first part of a run
+TASKS_MAX = 120  # submitted in a run
+CALM_TURNS_MAX = 5_000  # in which a calm world must come to rest
+SPIN_MAX = 50  # turns without any command that the timer may call for in a row
+
+
+class Simulated(msgspec.Struct, frozen=True):
+    """One run. digest: of every (now, event, commands); equal seeds give equal digests."""
+
+    seed: int
+    digest: str
+    steps: int
+    tasks: int
+    lives: int
+
+
+def simulate(
+    seed: int,
+    *,
+    steps: int = STEPS,
+    scheduler: type[Scheduler] = Scheduler,
+    shell: type[Shell] = Shell,
+    coverage: Coverage | None = None,
+    trace: Trace | None = None,
+) -> Simulated:
+    """Run one seed of the simulation. Raises LawBroken, naming the seed, when a promise is broken.
+
+    steps: how long chance rules; scheduler and shell: those under test; coverage: counts what is met; trace: keeps the text.
+    """
+    world = World(seed, scheduler, shell, coverage or Coverage(), trace or Trace())
+    try:
+        return world.run(steps)
+    except Exception as error:
+        where = f"seed {seed}, step {world.steps}: {str(error) or type(error).__name__}"
+        raise LawBroken(f"{where}\nsee it again: python -m tests.sim {seed}") from error
+
+
+class World:
+    """One run of one seed."""
+
+    def __init__(self, seed: int, scheduler: type[Scheduler], shell: type[Shell], coverage: Coverage, trace: Trace) -> None:
+        self.seed = seed
+        self.steps = 0
+        self._random = Random(seed)
+        self._conditions = conditions(self._random)
+        self._clock = ManualClock()
+        self._fates = Fates()
+        self._laws = Laws(self._fates)
+        self._store = self._laws.store = ModelStore(self._laws)
+        self._traffic = Traffic(self._random, self._conditions)
+        self._scheduler_class = scheduler
+        self._shell_class = shell
+        self._coverage = coverage
+        self._trace = trace
+        self._pages: dict[int, ModelWorker] = {}  # what dead supervisors' workers left
+        self._ghosts: list[ev.Event] = []  # what dead workers said, and nobody read
+        self._unanswered: dict[int, ev.Submitted] = {}
+        self._seq = 0
+        self._submitted = 0
+        self._lives = 0
+        self._shell = self._new_shell()
+
+    def run(self, steps: int) -> Simulated:
+        """Let chance rule for so many steps, then bring everything to its end."""
+        self._trace.note(str(self._conditions))
+        self._live(self._recover)
+        while self.steps < steps:
+            self.steps += 1
+            self._live(self._step)
+        self._calm_down()
+        self._laws.all_ended()
+        return Simulated(self.seed, self._trace.digest, self._trace.steps, len(self._store.tasks), self._lives)
+
+    # ---- lives of supervisors ---------------------------------------------------------------------------------------
+
+    def _new_shell(self) -> Shell:
+        self._lives += 1
+        self._laws.stopping = False
+        engine = ModelEngine(self._random, self._clock, self._conditions, self._fates, self._laws.body_begins)
+        scheduler = self._scheduler_class(
+            self._conditions.size,
+            spares=self._conditions.spares,
+            depth_max=self._conditions.depth_max,
+            line_max=self._conditions.line_max,
+            grace_s=0.2,
+        )
+        return self._shell_class(
+            scheduler, engine, self._store, self._clock, self._random, self._conditions, self._laws, self._trace, self._coverage
+        )
+
+    def _live(self, deed: object) -> None:
+        """Do something with the supervisor; if it dies or ends of it, another takes over."""
+        assert callable(deed)
+        try:
+            deed()
+        except (Killed, Ended) as end:
+            self._trace.note(f"the supervisor {type(end).__name__.lower()}: {end}")
+            self._bury(killed=isinstance(end, Killed))
+            self._live(self._recover)
+
+    def _bury(self, *, killed: bool) -> None:
+        """The supervisor is gone. Its workers die a moment later; their pages stay, unless the machine went down too."""
+        calm = self._shell.engine.calm
+        pages = self._shell.engine.stop_all()
+        rebooted = killed and not calm and self._random.random() < self._conditions.reboot
+        if rebooted:
+            self._pages.clear()
+        else:
+            self._pages.update({page.worker: page for page in pages})
+        for box in pages:
+            self._ghosts += [ev.Reported(box.worker, box.pid, [record]) for record in box.ring if isinstance(record, Report)]
+            self._ghosts += [ev.Saved(box.worker, record) for record in box.ring if isinstance(record, Checkpointed)]
+        del self._ghosts[:-20]
+        for row in self._store.running():
+            self._fates.lose(row.id, row.attempt, void=rebooted)
+        self._shell = self._new_shell()
+        self._shell.engine.calm = calm
+
+    def _recover(self) -> None:
+        """Tell the new scheduler what the last one left behind, as `supervisor.process` does."""
+        running = {row.id: row for row in self._store.running()}
+        reports: dict[tuple[int, int], Report] = {}
+        begun: set[tuple[int, int]] = set()
+        for page in self._pages.values():
+            reports.update({(record.task_id, record.attempt): record for record in page.ring if isinstance(record, Report)})
+            if page.body is not None:
+                begun.add((page.body.job.task_id, page.body.job.attempt))
+        recovered: list[ev.Event] = []
+        for row in running.values():
+            key = (row.id, row.attempt)
+            # Without a page nobody knows how far it came: what was sent counts as begun.
+            recovered.append(ev.Recovered(row, key in begun or row.worker not in self._pages, reports.get(key)))
+        opened = ev.Opened(self._store.next_id(), self._store.queues_waiting())
+        self._shell.turn([*recovered, opened])
+        self._pages.clear()
+        for submitted in list(self._unanswered.values()):
+            self._send_again(submitted)
+
+    # ---- chance -----------------------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        random, shell = self._random, self._shell
+        shell.let_time_pass()
+        chance = random.random()
+        if chance < 0.4:
+            for _ in range(random.choice((1, 1, 3))):
+                shell.engine.step()
+        elif chance < 0.6:
+            self._request()
+        elif chance < 0.65:
+            self._sleep()
+        elif chance < 0.67 and self._ghosts:
+            shell.deliver(random.choice(self._ghosts))
+        if random.random() < self._conditions.jump:
+            self._clock.jump_wall(random.choice((-86_400.0, -5.0, 5.0, 86_400.0)))
+        if shell.is_called(random.random() < self._conditions.haste):
+            shell.turn()
+            self._hear_answers()
+
+    def _sleep(self) -> None:
+        """Let the world sleep, at most until the timer's next call."""
+        timer = self._shell.scheduler.next_timer(self._clock.now())
+        self._clock.advance(min(self._random.choice((0.001, 0.1, 1.0, 100.0)), 200.0 if timer is None else timer))
+        self._shell.engine.expire()
+
+    def _request(self) -> None:
+        random, shell = self._random, self._shell
+        chance = random.random()
+        if random.random() < self._conditions.stop:
+            shell.stop(random.choice((None, 0.0, 0.01, 2.0)))
+        elif chance < 0.6:
+            alive = sum(stored.row.status not in TERMINAL for stored in self._store.tasks.values())
+            if alive < self._conditions.tasks_max and self._submitted < TASKS_MAX and not shell.scheduler.stopping:
+                self._submit()
+        else:
+            statuses = {task_id: stored.row.status for task_id, stored in self._store.tasks.items()}
+            ids = self._traffic.targets(statuses)
+            if chance < 0.8:
+                shell.cancel(ids, random.choice((None, None, 0.0, 0.05)), force=random.random() < 0.3)
+            else:
+                shell.retry(ids, force=self._traffic.forces(statuses, ids))
+
+    def _submit(self) -> None:
+        pairs = self._traffic.specs(self._clock.now().wall)
+        for spec, options in pairs:
+            self._store.options[spec.options] = options
+        self._submitted += len(pairs)
+        for _ in range(2 if self._random.random() < self._conditions.twice else 1):
+            self._seq += 1
+            submitted = ev.Submitted(1, self._seq, [spec for spec, _ in pairs], [options for _, options in pairs])
+            self._unanswered[self._seq] = submitted
+            self._shell.deliver(submitted)
+
+    def _send_again(self, submitted: ev.Submitted) -> None:
+        """A client whose supervisor died asks again under the same uids; what is stored is not stored twice."""
+        pairs = [
+            (spec, options)
+            for spec, options in zip(submitted.specs, submitted.options, strict=True)
+            if spec.uid not in self._store.uids
+        ]
+        if pairs and self._random.random() < 0.7:
+            again = ev.Submitted(1, submitted.seq, [spec for spec, _ in pairs], [options for _, options in pairs])
+            self._shell.deliver(again)
+        else:
+            del self._unanswered[submitted.seq]
+
+    def _hear_answers(self) -> None:
+        for accepted in self._shell.accepted:
+            submitted = self._unanswered.pop(accepted.seq)
+            obey(len(accepted.ids) <= len(submitted.specs), f"submit {accepted.seq} was answered with {len(accepted.ids)} ids")
+            for task_id in accepted.ids:
+                obey(task_id in self._store.tasks, f"task {task_id} was acknowledged, and is not stored")
+        for seq in self._shell.refused:
+            del self._unanswered[seq]
+        self._shell.accepted.clear()
+        self._shell.refused.clear()
+
+    # ---- calm -------------------------------------------------------------------------------------------------------
+
+    def _calm_down(self) -> None:
+        """Nothing breaks any more: go on until everything has ended, moving time only as far as timers say."""
+        self._shell.be_calm()
+        for _ in range(CALM_TURNS_MAX):
+            if self._at_rest():
+                return
+            self._live(self._calm_step)
+        still = {task_id: stored.row.status for task_id, stored in self._store.tasks.items() if stored.row.status not in TERMINAL}
+        raise LawBroken(f"a calm world does not come to rest; tasks {still}")
+
+    def _at_rest(self) -> bool:
+        if any(stored.row.status not in TERMINAL for stored in self._store.tasks.values()):
+            return False
+        return not self._shell.scheduler.stopping and not any(box.leaving for box in self._shell.scheduler.workers.values())
+
+    def _calm_step(self) -> None:
+        shell = self._shell
+        shell.be_calm()
+        worked = shell.engine.step_all()
+        shell.let_time_pass()
+        if shell.is_called():
+            shell.turn()
+            self._hear_answers()
+            obey(shell.idle_turns <= SPIN_MAX, f"the timer called {shell.idle_turns} times for nothing")
+        elif not worked:
+            now = self._clock.now()
+            timer = shell.scheduler.next_timer(now)
+            kill = shell.engine.next_kill()
+            waits = [wait for wait in (timer, None if kill is None else max(0.0, (kill - now.mono) / NS)) if wait is not None]
+            running = [stored.row.id for stored in self._store.tasks.values() if stored.row.status == RUNNING]
+            obey(waits, f"nothing is going to happen any more; tasks {running} run, {len(self._store.waiting)} wait")
+            self._clock.advance(min(waits) + 1 / US)
+            shell.engine.expire()

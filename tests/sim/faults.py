@@ -1,0 +1,348 @@
+"""Faults to plant: each makes the scheduler, or the shell around it, wrong in one way that the simulation must see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from taskpool.clock import Instant
+from taskpool.core import commands as cmd
+from taskpool.core import events as ev
+from taskpool.core import retry, settle
+from taskpool.core.line import Key, Line
+from taskpool.core.scheduler import Scheduler
+from taskpool.model import Options, TaskError
+from taskpool.testing.simulation.shell import Shell
+from taskpool.wire import messages as wire
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+FAULTS: dict[str, Plant] = {}
+
+
+def fault(plant: Plant) -> Plant:
+    """Register a fault under its name."""
+    FAULTS[plant.__name__] = plant
+    return plant
+
+
+def _wrap(patch: pytest.MonkeyPatch, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+    """Replace owner.name by wrapper(original, *args)."""
+    original = getattr(owner, name)
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return wrapper(original, *args, **kwargs)
+
+    patch.setattr(owner, name, wrapped)
+
+
+# ---- messages -------------------------------------------------------------------------------------------------------
+
+
+@fault
+def reports_are_not_checked_for_their_attempt(patch: pytest.MonkeyPatch) -> None:
+    def on_reported(original: Any, self: Scheduler, event: ev.Reported, now: Instant) -> None:
+        box = self.workers.get(event.worker)
+        rows = box.sent if box is not None else {}
+        reports = [
+            msgspec.structs.replace(report, task_id=rows[report.n].id, attempt=rows[report.n].attempt)
+            if report.n in rows
+            else report
+            for report in event.reports
+        ]
+        original(self, msgspec.structs.replace(event, reports=reports), now)
+
+    _wrap(patch, Scheduler, "_on_reported", on_reported)
+
+
+@fault
+def a_crash_is_charged_to_the_whole_mailbox(patch: pytest.MonkeyPatch) -> None:
+    def on_worker_died(original: Any, self: Scheduler, event: ev.WorkerDied, now: Instant) -> None:
+        box = self.workers.get(event.worker)
+        for row in list(box.sent.values())[1:] if box is not None else ():
+            row.crashes += 1
+        original(self, event, now)
+
+    _wrap(patch, Scheduler, "_on_worker_died", on_worker_died)
+
+
+@fault
+def what_a_dead_worker_had_not_begun_is_lost(patch: pytest.MonkeyPatch) -> None:
+    def on_worker_died(original: Any, self: Scheduler, event: ev.WorkerDied, now: Instant) -> None:
+        box = self.workers.get(event.worker)
+        for n in [n for n in box.sent if n != event.begun] if box is not None else ():
+            del box.sent[n]
+        original(self, event, now)
+
+    _wrap(patch, Scheduler, "_on_worker_died", on_worker_died)
+
+
+@fault
+def what_the_store_refused_is_kept(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Scheduler, "_on_dropped", lambda self, event: None)
+
+
+# ---- durable before visible -----------------------------------------------------------------------------------------
+
+
+@fault
+def starts_are_sent_before_they_are_stored(patch: pytest.MonkeyPatch) -> None:
+    def apply(original: Any, self: Shell, commands: list[cmd.Command], now: Instant) -> frozenset[int]:
+        early = [command for command in commands if isinstance(command, cmd.Start)]
+        send = Shell._send
+        send(self, early, now)
+        self.engine.step_all()
+        self._send = lambda starts, now: None  # type: ignore[method-assign]
+        try:
+            return original(self, commands, now)  # type: ignore[no-any-return]
+        finally:
+            del self._send
+
+    _wrap(patch, Shell, "_apply", apply)
+
+
+@fault
+def a_result_in_the_ring_is_not_recovered(patch: pytest.MonkeyPatch) -> None:
+    def on_recovered(original: Any, self: Scheduler, event: ev.Recovered, now: Instant) -> None:
+        original(self, msgspec.structs.replace(event, report=None), now)
+
+    _wrap(patch, Scheduler, "_on_recovered", on_recovered)
+
+
+@fault
+def what_had_begun_under_a_dead_owner_is_given_back(patch: pytest.MonkeyPatch) -> None:
+    def on_recovered(original: Any, self: Scheduler, event: ev.Recovered, now: Instant) -> None:
+        original(self, msgspec.structs.replace(event, begun=False), now)
+
+    _wrap(patch, Scheduler, "_on_recovered", on_recovered)
+
+
+# ---- counting -------------------------------------------------------------------------------------------------------
+
+
+@fault
+def a_failure_is_charged_twice(patch: pytest.MonkeyPatch) -> None:
+    def failed(original: Any, row: ev.TaskRow, closed: cmd.Closed, error: TaskError, now: Instant) -> cmd.End:
+        row.charged += 1
+        return original(row, closed, error, now)  # type: ignore[no-any-return]
+
+    _wrap(patch, settle, "failed", failed)
+
+
+@fault
+def a_returned_attempt_is_charged(patch: pytest.MonkeyPatch) -> None:
+    def returned(original: Any, row: ev.TaskRow, pid: int, now: Instant) -> cmd.End:
+        row.charged += 1
+        return original(row, pid, now)  # type: ignore[no-any-return]
+
+    _wrap(patch, settle, "returned", returned)
+
+
+@fault
+def a_snooze_is_charged(patch: pytest.MonkeyPatch) -> None:
+    def snoozed(original: Any, row: ev.TaskRow, *rest: Any) -> cmd.End:
+        row.charged += 1
+        return original(row, *rest)  # type: ignore[no-any-return]
+
+    _wrap(patch, settle, "_snoozed", snoozed)
+
+
+@fault
+def a_returned_attempt_gives_its_number_back(patch: pytest.MonkeyPatch) -> None:
+    def on_taken_back(original: Any, self: Scheduler, event: ev.TakenBack, now: Instant) -> None:
+        box = self.workers.get(event.worker)
+        rows = [row for n, row in box.sent.items() if n > event.above] if box is not None else []
+        original(self, event, now)
+        for row in rows:
+            row.attempt -= 1
+
+    _wrap(patch, Scheduler, "_on_taken_back", on_taken_back)
+
+
+@fault
+def a_timeout_counts_as_an_interruption(patch: pytest.MonkeyPatch) -> None:
+    def died(original: Any, row: ev.TaskRow, death: ev.WorkerDied, now: Instant) -> cmd.End:
+        why = "retire" if death.why == "timeout" else death.why
+        return original(row, msgspec.structs.replace(death, why=why), now)  # type: ignore[no-any-return]
+
+    _wrap(patch, settle, "died", died)
+
+
+@fault
+def crashes_have_no_limit(patch: pytest.MonkeyPatch) -> None:
+    def after_failure(original: Any, options: Options, error: TaskError, charged: int, crashes: int, *rest: Any) -> int | None:
+        return original(options, error, charged, 0, *rest)  # type: ignore[no-any-return]
+
+    _wrap(patch, retry, "after_failure", after_failure)
+
+
+@fault
+def a_new_round_keeps_what_was_charged(patch: pytest.MonkeyPatch) -> None:
+    def new_round(original: Any, row: ev.TaskRow, now: Instant) -> cmd.Move:
+        charged = row.charged
+        move: cmd.Move = original(row, now)
+        row.charged = move.charged = charged
+        return move
+
+    _wrap(patch, settle, "new_round", new_round)
+
+
+@fault
+def an_at_most_once_task_runs_again_after_its_owner_died(patch: pytest.MonkeyPatch) -> None:
+    def rescued(original: Any, row: ev.TaskRow, now: Instant) -> cmd.End:
+        options = row.options
+        row.options = msgspec.structs.replace(options, at_most_once=False)
+        try:
+            return original(row, now)  # type: ignore[no-any-return]
+        finally:
+            row.options = options
+
+    _wrap(patch, settle, "rescued", rescued)
+
+
+@fault
+def an_at_most_once_task_is_retried_after_a_crash(patch: pytest.MonkeyPatch) -> None:
+    def after_failure(original: Any, options: Options, *rest: Any) -> int | None:
+        return original(msgspec.structs.replace(options, at_most_once=False), *rest)  # type: ignore[no-any-return]
+
+    _wrap(patch, retry, "after_failure", after_failure)
+
+
+# ---- cancel and take-back -------------------------------------------------------------------------------------------
+
+
+@fault
+def a_cancel_in_a_mailbox_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    def cancel(original: Any, self: Scheduler, row: ev.TaskRow, *rest: Any) -> None:
+        box = self.workers.get(row.worker)
+        count = len(self._out)
+        original(self, row, *rest)
+        if box is not None and row.n in box.sent and next(iter(box.sent)) != row.n:
+            del self._out[count + 1 :]
+
+    _wrap(patch, Scheduler, "_cancel", cancel)
+
+
+@fault
+def a_success_after_a_cancel_is_overwritten(patch: pytest.MonkeyPatch) -> None:
+    def reported(original: Any, row: ev.TaskRow, report: wire.Report, *rest: Any, **how: Any) -> cmd.End:
+        if row.cancel_requested_at is not None:
+            report = msgspec.structs.replace(report, outcome=wire.CANCELLED)
+        return original(row, report, *rest, **how)  # type: ignore[no-any-return]
+
+    _wrap(patch, settle, "reported", reported)
+
+
+@fault
+def a_cancelled_task_is_retried(patch: pytest.MonkeyPatch) -> None:
+    def died(original: Any, row: ev.TaskRow, *rest: Any) -> cmd.End:
+        row.cancel_requested_at = None
+        return original(row, *rest)  # type: ignore[no-any-return]
+
+    _wrap(patch, settle, "died", died)
+
+
+@fault
+def work_is_sent_before_the_worker_has_passed_what_was_taken_back(patch: pytest.MonkeyPatch) -> None:
+    def on_taken_back(original: Any, self: Scheduler, event: ev.TakenBack, now: Instant) -> None:
+        original(self, event, now)
+        if event.worker in self.workers:
+            self.workers[event.worker].taking_back = 0
+
+    _wrap(patch, Scheduler, "_on_taken_back", on_taken_back)
+
+
+# ---- lines and order ------------------------------------------------------------------------------------------------
+
+
+@fault
+def the_mark_after_a_refill_is_off_by_one(patch: pytest.MonkeyPatch) -> None:
+    def refilled(original: Any, self: Line, keys: list[Key], more: bool) -> None:
+        original(self, keys, more)
+        if more and keys:
+            rank, at, task_id = keys[-1]
+            self.mark = (rank, at, task_id + 1)
+
+    _wrap(patch, Line, "refilled", refilled)
+
+
+@fault
+def the_mark_does_not_fall_when_a_line_sheds(patch: pytest.MonkeyPatch) -> None:
+    def shed(original: Any, self: Line) -> list[Key]:
+        mark = self.mark
+        gone: list[Key] = original(self)
+        self.mark = mark
+        return gone
+
+    _wrap(patch, Line, "shed", shed)
+
+
+@fault
+def the_second_of_a_line_is_taken_first(patch: pytest.MonkeyPatch) -> None:
+    def pop(original: Any, self: Line) -> Key | None:
+        first: Key | None = original(self)
+        second: Key | None = original(self)
+        if second is None:
+            return first
+        assert first is not None
+        self.put_back(first)
+        return second
+
+    _wrap(patch, Line, "pop", pop)
+
+
+@fault
+def a_task_that_finds_no_room_is_not_put_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Scheduler, "_unpop", lambda self, row: None)
+
+
+# ---- time -----------------------------------------------------------------------------------------------------------
+
+
+@fault
+def the_timer_of_the_delayed_is_lost(patch: pytest.MonkeyPatch) -> None:
+    def next_timer(original: Any, self: Scheduler, now: Instant) -> float | None:
+        delayed, self.delayed = self.delayed, Line()
+        try:
+            return original(self, now)  # type: ignore[no-any-return]
+        finally:
+            self.delayed = delayed
+
+    _wrap(patch, Scheduler, "next_timer", next_timer)
+
+
+@fault
+def the_timer_of_a_spawn_is_lost(patch: pytest.MonkeyPatch) -> None:
+    def next_timer(original: Any, self: Scheduler, now: Instant) -> float | None:
+        after, self._spawn_after = self._spawn_after, 0
+        try:
+            return original(self, now)  # type: ignore[no-any-return]
+        finally:
+            self._spawn_after = after
+
+    _wrap(patch, Scheduler, "next_timer", next_timer)
+
+
+@fault
+def a_retry_is_not_checked_against_the_deadline(patch: pytest.MonkeyPatch) -> None:
+    def after_failure(original: Any, options: Options, *rest: Any) -> int | None:
+        return original(msgspec.structs.replace(options, deadline_at=None), *rest)  # type: ignore[no-any-return]
+
+    _wrap(patch, retry, "after_failure", after_failure)
+
+
+@fault
+def a_deadline_that_passes_while_a_task_waits_is_missed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(settle, "overdue", lambda row, now: None)
+
+
+@fault
+def work_is_started_while_the_pool_stops(patch: pytest.MonkeyPatch) -> None:
+    def on_dispatch(original: Any, self: Scheduler, now: Instant) -> None:
+        if self.stopping:
+            self._fill(now)
+        original(self, now)
+
+    _wrap(patch, Scheduler, "_on_dispatch", on_dispatch)

@@ -1,0 +1,27 @@
+"""The simulation is worth its time only if it sees what is wrong: each planted fault must be caught, within few seeds."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from taskpool.testing.simulation.fates import LawBroken
+from taskpool.testing.simulation.world import simulate
+
+from .faults import FAULTS
+
+SEEDS_MAX = int(os.environ.get("TASKPOOL_SIM_FAULT_SEEDS", "120"))
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_simulation_sees(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler with this fault does not survive the seeds."""
+    FAULTS[name](monkeypatch)
+    for seed in range(SEEDS_MAX):
+        try:
+            simulate(seed)
+        except LawBroken as broken:
+            print(f"seed {seed}: {str(broken).splitlines()[0]}")
+            return
+    pytest.fail(f"{SEEDS_MAX} seeds did not show that {name.replace('_', ' ')}")
