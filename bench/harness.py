@@ -172,7 +172,8 @@ def in_fresh_process(row: Row, contender: str, params: Params) -> Measured:
         _end_session(process)
     lines = [line for line in out.splitlines() if line.startswith("{")]
     if process.returncode or not lines:
-        raise ContenderFailed(f"exit status {process.returncode}: {err.strip()[-2000:] or 'no word'}")
+        words = [line for line in err.strip().splitlines() if line and not line.startswith((" ", "Traceback"))]
+        raise ContenderFailed(f"exit status {process.returncode}: {words[-1] if words else 'no word'}")
     answer = json.loads(lines[-1])
     return Measured(answer["figures"], answer["facts"])
 
