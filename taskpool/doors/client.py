@@ -79,7 +79,7 @@ class Submitter:
 
         Raises InvalidPayload, ArgCountError, ArgTypeError for what cannot be sent, PoolStopped when nobody is there to run it.
         """
-        future: TaskFuture[R] = self._submit(fn, args, kwargs, False)
+        future: TaskFuture[R] = self._submit(fn, args, kwargs)
         future._bundle.wait()
         if future._id:
             return future
@@ -88,7 +88,7 @@ class Submitter:
 
     def submit_nowait(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
         """Run fn(*args, **kwargs) as a task, durable within a moment; what keeps it from being stored is raised by the future."""
-        return self._submit(fn, args, kwargs, True)
+        return self._submit(fn, args, kwargs)
 
     def submit_many(self, fn: Callable[[T], R], items: Iterable[T], /) -> list[TaskFuture[R]]:
         """Run fn(item) for each item, as many tasks; all are durable when this returns.
@@ -155,11 +155,11 @@ class Submitter:
 
     # ---- inside -------------------------------------------------------------------------------------------------------
 
-    def _submit(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], wake: bool) -> TaskFuture[Any]:
+    def _submit(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> TaskFuture[Any]:
         plan = self._plans.get(id(fn)) or self._plan(fn)
         codec, payload = plan.encode(args, kwargs)
         options, at = plan.fixed or plan.said.packed()
-        return self._link.submit(plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description, wake)
+        return self._link.submit(plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description)
 
     def _plan(self, fn: Callable[..., Any]) -> Plan:
         """Return how a function travels. Kept by identity (the plan holds the function, so its id is not used again)."""

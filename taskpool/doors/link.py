@@ -1,8 +1,10 @@
 """One connection to a supervisor, shared by all threads of a client.
 
-Tasks are put into a bundle, the tasks of one Submit frame; whoever fills it, or waits for one of its tasks, sends it from his own
-thread. One thread of ours, the io thread, reads: it gives ids to accepted tasks, settles futures, and sends what nobody else has
-sent. So there is no hand-off and no system call per task under load: the io thread is woken once, when a bundle begins.
+Tasks are put into a bundle, the tasks of one Submit frame. A bundle leaves at once while none is under way; else it leaves when the
+one before it is acknowledged, when it is full, or when somebody waits for one of its tasks (as Nagle's algorithm has it for bytes).
+Callers send from their own threads. One thread of ours, the io thread, reads: it gives ids to accepted tasks, settles futures, and
+sends what has gathered meanwhile. So a lone task leaves without delay, and under load there is neither a hand-off between threads
+nor a system call per task.
 
 Callbacks run in the io thread, after all that was read is settled. What they call of the pool may wait for answers: then the
 waiting call itself goes on reading (`_pump`), while further callbacks are put off until it returns.
@@ -63,7 +65,7 @@ class Bundle:
     A task is one entry of one list: Ctrl-C comes between any two instructions, and must not leave half a task.
     """
 
-    __slots__ = ("bytes", "fresh", "link", "seq", "stored", "tasks", "waiters", "woken")
+    __slots__ = ("bytes", "fresh", "link", "seq", "stored", "tasks", "waiters")
 
     def __init__(self, link: Link, fresh: bool = False) -> None:
         self.link = link
@@ -73,7 +75,6 @@ class Bundle:
         self.fresh = fresh
         self.seq = 0
         self.stored = False
-        self.woken = False  # the io thread knows of it
 
     def wait(self) -> None:
         """Send the bundle if nobody has, and wait until its tasks are stored or refused."""
@@ -174,11 +175,9 @@ class Link:
         priority: int,
         at: int,
         description: Description | None = None,
-        wake: bool = True,
     ) -> TaskFuture[Any]:
-        """Put one task into the present bundle. It is sent soon, or when somebody waits for it (wake False: only then)."""
+        """Put one task into the present bundle, and send it unless another is under way, whose answer will send this one."""
         large = len(payload) > LARGE_BYTES
-        full = False
         with self.lock:
             if self._ended is not None:
                 raise self._stopped()
@@ -187,17 +186,13 @@ class Link:
             uid = next(self._uids)
             future: TaskFuture[Any] = TaskFuture(bundle, uid)
             tasks.append((TaskSpec(uid, name, codec, payload, options, queue, priority, at), future))
-            if large:
-                bundle.bytes += len(payload)
-                full = bundle.bytes > BUNDLE_BYTES
             if description is not None:
                 future._description = description
-            if wake and not bundle.woken:
-                bundle.woken = True
-                self._poller.wake()
-            elif len(tasks) >= BUNDLE_TASKS:
-                full = True
-        if full:
+            leaves = not self._flights or len(tasks) >= BUNDLE_TASKS
+            if large:
+                bundle.bytes += len(payload)
+                leaves = leaves or bundle.bytes > BUNDLE_BYTES
+        if leaves:
             self.flush()
         return future
 
