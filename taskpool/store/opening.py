@@ -36,7 +36,9 @@ def inspect(places: Places) -> Found | None:
         return None
     if size == 0 and _size(places.wal):
         raise damaged(places.db, f"it is empty, but its log {places.wal} is not")  # SQLite would delete such a log
-    db = connection.connect_read_only(places.db)
+    # A rollback journal can only be left by a death while the file was made; reading past it takes a connection that may write.
+    half_made = Path(f"{places.db}-journal").exists()
+    db = connection.connect_owner(places.db, "power") if half_made else connection.connect_read_only(places.db)
     try:
         have = connection.version(db, places.db)
         if have is None:

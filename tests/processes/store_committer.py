@@ -49,11 +49,11 @@ def main(path: str, durability: str, turns: int, checkpoint_commits: int = 1000)
             saves.append(end(n - 1, value=b"result of %d" % (n - 1)))
         try:
             commit(store, saves)
+            os.write(1, b"ack %d\n" % n)
+            store.tidy()
         except StoreIOError:
             os.write(1, b"io error\n")
             os._exit(5)
-        os.write(1, b"ack %d\n" % n)
-        store.tidy()
     os._exit(0)
 
 
