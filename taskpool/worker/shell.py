@@ -58,8 +58,9 @@ def _pass_on(process: subprocess.Popen[bytes]) -> bytes:
     with process.stdout as stream:
         while part := stream.read1(1 << 16):  # type: ignore[attr-defined]  # a BufferedReader, which IO does not say
             _write_all(1, part)
-            kept += part[: STDOUT_BYTES_MAX - len(kept)]
-            cut = cut or len(kept) == STDOUT_BYTES_MAX
+            room = STDOUT_BYTES_MAX - len(kept)
+            kept += part[:room]
+            cut = cut or len(part) > room
     if cut:
         _write_all(2, b"taskpool: only the first %d bytes of stdout are kept as the result\n" % STDOUT_BYTES_MAX)
     return bytes(kept)

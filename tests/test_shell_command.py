@@ -1,0 +1,89 @@
+"""A command as a task: its stdout is the result, its exit status the error, and a cancel reaches all that it started."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from taskpool.worker import shell
+from taskpool.worker.shell import CommandFailed, run_command
+
+
+def test_words_are_run_as_they_are_and_a_line_by_the_shell() -> None:
+    assert run_command(["echo", "a b", "$HOME", "*"]) == b"a b $HOME *\n"
+    assert run_command("printf '%s-' a b | tr a-z A-Z") == b"A-B-"
+
+
+def test_the_output_goes_to_the_log_as_it_comes(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_command("echo out; echo err >&2") == b"out\n"
+    assert capfd.readouterr() == ("out\n", "err\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "words"), [("exit 3", 3, "exit status 3"), ("kill -TERM $$", -15, "killed by SIGTERM")]
+)
+def test_a_failure_says_how_it_ended(command: str, status: int, words: str) -> None:
+    with pytest.raises(CommandFailed, match=words) as caught:
+        run_command(command)
+    assert caught.value.status == status
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.status, str(again)) == (status, words)
+
+
+def test_a_command_that_is_not_there() -> None:
+    with pytest.raises(FileNotFoundError):
+        run_command(["no-such-command-anywhere"])
+
+
+def test_it_reads_nothing_of_the_workers_input() -> None:
+    assert run_command(["cat"]) == b""
+
+
+def test_of_endless_output_the_beginning_is_kept(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shell, "STDOUT_BYTES_MAX", 1000)
+    assert run_command("yes | head -c 5000") == b"y\n" * 500
+    printed = capfd.readouterr()
+    assert len(printed.out) == 5000
+    assert "first 1000 bytes" in printed.err
+
+
+def test_output_of_exactly_the_limit_is_not_cut(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shell, "STDOUT_BYTES_MAX", 1000)
+    assert len(run_command("yes | head -c 1000")) == 1000
+    assert capfd.readouterr().err == ""
+
+
+def test_a_cancel_ends_the_command_and_its_children(tmp_path: Path) -> None:
+    code = f"from taskpool.worker.shell import run_command; run_command('sleep 60 & echo $! > {tmp_path}/pid; wait')"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    try:
+        pid_file = tmp_path / "pid"
+        until = time.monotonic() + 30
+        while not (pid_file.exists() and pid_file.read_text().endswith("\n")):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)  # an exception inside run_command, as a cancel is one
+        assert process.wait(30) != 0
+    finally:
+        process.kill()
+        process.wait()
+    grandchild = int(pid_file.read_text())
+    while _lives(grandchild):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        os.kill(pid, 0)
+        return f"{pid} (" in (text := Path(f"/proc/{pid}/stat").read_text()) and ") Z" not in text
+    except (ProcessLookupError, FileNotFoundError):
+        return False
