@@ -78,6 +78,7 @@ def take_null_stdin() -> None:
 
 def tell_stacks(fd: int) -> None:
     """Write the Python stacks of all threads to `fd` on a crash, and whenever STACK_SIGNAL comes."""
+    faulthandler.disable()  # if a module enabled it in the zygote: its handlers went with the reset of the signals
     faulthandler.enable(file=fd, all_threads=True)
     faulthandler.register(STACK_SIGNAL, file=fd, all_threads=True, chain=False)
 

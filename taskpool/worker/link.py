@@ -10,6 +10,7 @@ import fcntl
 import os
 import resource
 import socket
+import threading
 import time
 from typing import NoReturn
 
@@ -49,6 +50,7 @@ class Link:
         self._supervisor = supervisor
         self._pid = os.getpid()
         self._spills = 0
+        self._saving = threading.Lock()  # threads of one body may save at the same time
 
     def receive(self) -> list[Job]:
         """Wait for jobs. Ends the process when the supervisor has closed the link; a torn frame is never returned."""
@@ -90,9 +92,10 @@ class Link:
         """Push a record from within a body and ring. RuntimeError in a process that the body forked: the ring is not its own."""
         if os.getpid() != self._pid:
             raise RuntimeError("a checkpoint can be saved by the worker process only, not by one that the task forked")
-        self.check()
-        self.push(record)
-        self.ring()
+        with self._saving:
+            self.check()
+            self.push(record)
+            self.ring()
 
     def ring(self) -> None:
         """Wake the supervisor. A socket that is full of bells is loud enough."""
