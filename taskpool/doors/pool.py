@@ -29,9 +29,17 @@ from taskpool.wire.messages import Boot, Prepare, encoder
 STOP_LIMIT_S = 30.0  # a supervisor that has not ended so long after it should have is killed, and its workers with it
 CAUSE_WAIT_S = 0.03  # from the end of the connection to asking how the supervisor died
 
-_SUPERVISOR = (
-    "import sys; sys.path += sys.argv.pop().split(':'); from taskpool.supervisor.process import main; sys.exit(main(sys.argv[1:]))"
-)
+# Not `-m`: that puts the working directory first in the path, with whatever modules lie there. The library is the one that runs
+# here; the rest of our path comes after the interpreter's own, so that nothing of the user's hides a module of its.
+_SUPERVISOR = """\
+import sys
+root, *path = sys.argv[3:]
+sys.path.insert(0, root)
+import taskpool
+sys.path[:] = [*sys.path[1:], *path]
+from taskpool.supervisor.process import main
+sys.exit(main(sys.argv[1:3]))
+"""
 
 
 class Pool(Client):
@@ -127,8 +135,7 @@ class Supervisor:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with theirs:
-                # Not `-m`: that puts the working directory first in the path, with whatever modules lie there.
-                command = [sys.executable, "-P", "-c", _SUPERVISOR, "--fd", str(theirs.fileno()), _search_path()]
+                command = [sys.executable, "-P", "-c", _SUPERVISOR, "--fd", str(theirs.fileno()), *_search_path()]
                 self.process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
                 )
@@ -205,9 +212,10 @@ def _prepare(preload: Iterable[str]) -> Prepare:
         raise MissingGuard(str(error)) from error
 
 
-def _search_path() -> str:
-    """Return our sys.path for the supervisor, which puts it after its own, so that nothing of the user's hides the library's."""
-    return ":".join(os.path.abspath(entry) for entry in sys.path if entry and ":" not in entry)
+def _search_path() -> list[str]:
+    """Return where the library lies, and our sys.path."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    return [root, *(os.path.abspath(entry) for entry in sys.path if entry)]
 
 
 def _require_linux() -> None:
