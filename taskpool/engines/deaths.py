@@ -8,8 +8,8 @@ import signal
 
 from taskpool.engines.engine import Limits
 from taskpool.model import TaskError
+from taskpool.worker.link import EXIT_DESCRIPTORS
 
-EXIT_DESCRIPTORS_CLOSED = 70  # a worker ends so when its pipe is not its pipe any more
 STACK_CHARS_MAX = 16 * 1024  # of the stack that goes into the error
 OUTPUT_CHARS_MAX = 4 * 1024  # of the output that does
 
@@ -39,7 +39,11 @@ def error_of(
     kind = _KINDS.get(why, "interrupted") if why else "panic"
     return TaskError(
         kind=kind,
-        message=_of_ours(why, lasted_s, limits) if why else f"its worker was ended: {fault}" if fault else _by_itself(code, peak),
+        message=_of_ours(why, lasted_s, limits)
+        if why
+        else f"its worker cannot be used: {fault}"
+        if fault
+        else _by_itself(code, peak),
         retryable=kind in ("panic", "timeout", "heartbeat", "memory"),
         traceback=stack[-STACK_CHARS_MAX:],
         exit_code=code if code >= 0 else None,
@@ -92,6 +96,6 @@ def _by_itself(code: int, peak: int) -> str:
         return f"killed by SIGKILL, not by us; {memory} (the kernel does this when memory runs out)"
     if code < 0:
         return f"killed by {signal_name(-code)}; {memory}"
-    if code == EXIT_DESCRIPTORS_CLOSED:
+    if code == EXIT_DESCRIPTORS:
         return f"closed our file descriptors (exited with code {code})"
     return f"exited with code {code}; {memory}"

@@ -448,6 +448,8 @@ class Node:
         self._buried.append(link)
 
     def _death(self, link: Link, status: int, usage: deaths.Usage, begun: int, output: str) -> WorkerDied:
+        if not link.ready and not link.why and not link.fault:
+            link.fault = f"it died before it was ready: {(output.strip() or 'it said nothing').splitlines()[-1]}"
         began_ns = link.page.words[STARTED] if begun else 0
         lasted_s = (time.monotonic_ns() - began_ns) / NS if begun else 0.0
         stack = deaths.without_ours(link.stack()) if begun or not link.why else ""

@@ -20,8 +20,7 @@ import signal
 import socket
 import struct
 import sys
-import threading
-import traceback
+import time
 import warnings
 from typing import NoReturn
 
@@ -34,6 +33,7 @@ from taskpool.wire.messages import Fork, Forked, Prepare, Prepared
 from taskpool.worker import main as worker
 
 LIFELINE_SIGNAL = signal.SIGRTMIN + 3  # from the kernel, when the supervisor is gone
+THREAD_GRACE_S = 0.02  # so long a thread that is about to end is waited for
 TRACEBACK_CHARS_MAX = 64 * 1024
 
 _length = struct.Struct("<I")
@@ -46,35 +46,39 @@ class Channel:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._buffer = bytearray()
         self.descriptors: list[int] = []
 
     def receive(self) -> Prepare | Fork | None:
-        """Return the next message (descriptors that came so far are in `descriptors`), None when the supervisor is gone."""
-        while True:
-            if len(self._buffer) >= 4:
-                (size,) = _length.unpack_from(self._buffer)
-                if len(self._buffer) - 4 >= size:
-                    body = bytes(self._buffer[4 : 4 + size])
-                    del self._buffer[: 4 + size]
-                    return _decoder.decode(body)  # type: ignore[no-any-return]  # the stubs know no decoder of a union
-            try:
-                data, descriptors = self._receive()
-            except ConnectionError:
-                return None
-            if not data:
-                return None
-            self._buffer += data
-            self.descriptors += descriptors
+        """Return the next message (its descriptors are in `descriptors` then), None when the supervisor is gone.
 
-    def _receive(self) -> tuple[bytes, list[int]]:
+        Not a byte more is read than belongs to it: what follows must still be there after an execution anew.
+        """
+        head = self._exactly(4)
+        body = self._exactly(_length.unpack(head)[0]) if head else b""
+        return _decoder.decode(body) if body else None
+
+    def _exactly(self, size: int) -> bytes:
+        """Return so many bytes, or none when the supervisor is gone."""
+        data = b""
+        while len(data) < size:
+            try:
+                part = self._receive(size - len(data))
+            except ConnectionError:
+                return b""
+            if not part:
+                return b""
+            data += part
+        return data
+
+    def _receive(self, size: int) -> bytes:
         found = array.array("i")
         space = socket.CMSG_SPACE(16 * found.itemsize)
-        data, ancillary, _, _ = self._sock.recvmsg(65536, space, socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, _, _ = self._sock.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)
         for level, kind, content in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 found.frombytes(content[: len(content) - len(content) % found.itemsize])
-        return data, list(found)
+        self.descriptors += found
+        return data
 
     def send(self, message: Prepared | Forked) -> None:
         """Send one message, waiting for room. A supervisor that is gone is noticed by the next `receive`."""
@@ -136,6 +140,8 @@ class Zygote:
         try:
             self._import_all()
         except BaseException:  # SystemExit of a script's last line too
+            import traceback
+
             self._error = _limited(traceback.format_exc())
         preparation.entering = False
         self._gc = gc.isenabled()
@@ -156,9 +162,12 @@ class Zygote:
             self._execute_anew(threaded)
 
     def _leaves_threads(self, name: str) -> bool:
-        before = _thread._count()  # threads made without `threading` are counted too
+        before = _thread._count()  # counts threads that were made without `threading`, too
         _import(name, self._prepare)
-        return bool(_thread._count() > before) or threading.active_count() > 1
+        until = time.monotonic() + THREAD_GRACE_S
+        while _thread._count() > before and time.monotonic() < until:
+            time.sleep(0.001)
+        return _thread._count() > before
 
     def _execute_anew(self, threaded: list[str]) -> NoReturn:
         late = (*self._prepare.late, *threaded)
@@ -215,11 +224,15 @@ class Zygote:
             linux.set_name(f"tp-worker-{worker_id}")
             if self._gc:
                 gc.enable()
+            conn, page, stacks, output = descriptors
+            os.dup2(output, 1)  # what fails from here on is told with the worker's death
+            os.dup2(output, 2)
             for name in self._prepare.late:
                 _import(name, self._prepare)
-            conn, page, stacks, output = descriptors
             worker.main(worker_id, conn, page, stacks, output, self._supervisor)
         except BaseException:
+            import traceback
+
             traceback.print_exc()
         finally:
             os._exit(1)

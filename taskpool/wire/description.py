@@ -258,7 +258,7 @@ def main_stem() -> str:
     if _main_stem:
         return _main_stem
     path: str | None = getattr(sys.modules.get("__main__"), "__file__", None)
-    if not path:
+    if not path or path.startswith("<"):  # nobody's file: "<stdin>"
         return "__main__"
     stem = os.path.splitext(os.path.basename(path))[0]
     return os.path.basename(os.path.dirname(os.path.abspath(path))) if stem == "__main__" else stem
@@ -274,7 +274,9 @@ def main_is_importable() -> bool:
     """Return whether workers can import this process's `__main__`: a script, or a module run by -m, but no session or package."""
     main = sys.modules.get("__main__")
     path = getattr(main, "__file__", None)
-    return bool(path) and os.path.basename(path or "") != "__main__.py" and not hasattr(main, "get_ipython")
+    if not path or os.path.basename(path) == "__main__.py" or hasattr(main, "get_ipython"):
+        return False
+    return os.path.isfile(path)  # a script that is read from stdin calls its file "<stdin>"
 
 
 def look_up(name: str) -> Any:
