@@ -1,7 +1,8 @@
 """The loop: wait, make events, ask the scheduler, store its saves in one transaction, then act.
 
 Durable before visible: nothing is sent to a worker or a client before the commit of the turn that decided it. Kills do not wait
-for the disk: the engine's killer is a thread of its own. Costs are per turn: one poll, one transaction, one frame a worker, one a client.
+for the disk: the engine's killer is a thread of its own. Costs are per turn: one poll, one transaction, one frame a
+worker, one a client.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
 def serve(settings: Settings, prepare: wire.Prepare, *, log: Callable[[str], None]) -> int:
     """Own the store in this process and take work from clients until SIGTERM or SIGINT. Return the exit code.
 
-    The first signal stops taking work and waits `drain_grace_s`; the second ends at once. Raises TaskpoolError when it cannot start.
+    The first signal stops taking work and waits `drain_grace_s`; the second ends at once. Raises TaskpoolError if it cannot start.
     """
     return Supervisor(settings, prepare, log=log).serve_all()
 
@@ -106,7 +106,9 @@ class Supervisor:
         if alive:
             store.close(clean=False)
             pids = ", ".join(map(str, sorted(alive)))
-            raise StoreLocked(f"processes of the last owner live on and cannot be killed: {pids}", hint="end them, then start again")
+            raise StoreLocked(
+                f"processes of the last owner live on and cannot be killed: {pids}", hint="end them, then start again"
+            )
         self._node = Node(run_dir, store.epoch, store.mark, prepare=self._prepare)
         scheduler = self._scheduler = Scheduler(
             settings.workers, depth_max=self._node.mailbox_limit, grace_s=settings.cancel_grace_s

@@ -85,8 +85,8 @@ Record = Report | Skipped | Checkpointed | Spilled
 
 
 class Prepare(msgspec.Struct, tag=True):
-    """First message to the zygote. main: the script's `__main__` as engines.preparation describes it; preload: modules that register
-    handlers; late: those of them that each worker imports by itself.
+    """First message to the zygote. main: the script's `__main__` as engines.preparation describes it; preload: modules that
+    register handlers; late: those of them that each worker imports by itself.
     """
 
     main: bytes = b""
