@@ -158,17 +158,21 @@ def test_arguments_are_checked_by_name(registry: Registry) -> None:
     assert registry.describe(price).arg_types == (int,)
 
 
-def test_functions_of_a_script_are_named_after_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_of_a_script_are_named_after_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     main = types.ModuleType("__main__")
     main.price = price  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "__main__", main)
     assert (description.main_stem(), description.main_is_importable()) == ("__main__", False)
+    (tmp_path / "package").mkdir()
     for path, stem, importable in (
-        ("/x/report.py", "report", True),
-        ("/x/report", "report", True),
-        ("/x/package/__main__.py", "package", False),
+        (tmp_path / "report.py", "report", True),
+        (tmp_path / "report", "report", True),
+        (tmp_path / "package" / "__main__.py", "package", False),
+        ("<stdin>", "__main__", False),
     ):
-        main.__file__ = path
+        if path != "<stdin>":
+            Path(path).touch()
+        main.__file__ = str(path)
         assert (description.main_stem(), description.main_is_importable()) == (stem, importable)
     main.__file__ = "/x/report.py"
     assert description.canonical_name(twin("__main__")) == "report:price"

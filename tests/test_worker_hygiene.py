@@ -75,6 +75,7 @@ def set_umask(_: Path) -> None:
 
 
 def set_limits(_: Path) -> None:
+    time.sleep(0.002)  # limits are looked at after bodies that are not that short
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     resource.setrlimit(resource.RLIMIT_CPU, (60, resource.getrlimit(resource.RLIMIT_CPU)[1]))
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -193,6 +194,7 @@ def leave_child() -> None:
 
 
 def lower_hard_limit() -> None:
+    time.sleep(0.002)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

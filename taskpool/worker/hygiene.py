@@ -55,14 +55,15 @@ class Hygiene:
             time.sleep(0.001)
         return False
 
-    def restore(self) -> bool:
-        """Put back all that can be. Return whether the worker is clean."""
+    def restore(self, thorough: bool = True) -> bool:
+        """Put back all that can be. Return whether the worker is clean. Not thorough: without what costs most and is rarest."""
         clean = not self.has_threads()
         clean &= self._restore_interpreter()
         clean &= self._restore_signals()
         clean &= self._restore_places()
-        clean &= self._restore_limits()
-        clean &= self._output.restore()
+        clean &= self._output.restore(thorough)
+        if thorough:
+            clean &= self._restore_limits()
         if identity_of(0) != self._null:
             clean &= _null_as_stdin() == self._null
         return no_children() and clean

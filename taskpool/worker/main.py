@@ -108,8 +108,9 @@ class Worker:
 
     def _finish(self, report: Report, left: int) -> None:
         """Hand a report over, leaving the process as it was before the body."""
-        if report.duration_ns >= LONG_NS or left == 0:
-            report.dirty = not self._hygiene.restore()
+        long = report.duration_ns >= LONG_NS
+        if long or left == 0:
+            report.dirty = not self._hygiene.restore(thorough=long)
         else:
             report.dirty = self._hygiene.has_threads()
         report.output_end = self._output.end_of_attempt()

@@ -70,13 +70,13 @@ class Output:
         self._end = max(self._end, read + int.from_bytes(self._waiting, sys.byteorder))
         return self._end
 
-    def restore(self) -> bool:
+    def restore(self, thorough: bool = True) -> bool:
         """Make 1 and 2 the pipe again if they are not. Return False if the pipe itself is gone."""
-        if identity_of(self.fd) != self.identity:
+        changed = [fd for fd in (1, 2) if identity_of(fd) != self.identity]
+        if (changed or thorough) and identity_of(self.fd) != self.identity:
             return False
-        for fd in (1, 2):
-            if identity_of(fd) != self.identity:
-                os.dup2(self.fd, fd)
+        for fd in changed:
+            os.dup2(self.fd, fd)
         if self.stdout.closed or self.stderr.closed:
             self._renew_streams()
         return True
