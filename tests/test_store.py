@@ -125,6 +125,24 @@ def test_wide_and_narrow_inserts_write_the_same(store: Store) -> None:
     assert store.counts() == {"queued": task_id}
 
 
+@pytest.mark.parametrize("wrong", [0, 1, 50, 99])
+def test_rows_alike_and_unlike_are_updated_the_same(store: Store, wrong: int) -> None:
+    """Starts and ends of many tasks, most of which differ only in the id; one of each kind is refused."""
+    ids = range(1, 101)
+    store.commit([insert(n) for n in ids])
+    starts = [start(n, version=7 if n == wrong else 1, worker=2 if n % 9 == 0 else 1) for n in ids]
+    assert store.commit(starts) == ([wrong] if wrong else [])
+    assert [row.id for row in store.running()] == [n for n in ids if n != wrong]
+    assert {store.task(n).worker_id for n in ids if n % 9 == 0 and n != wrong} == {2}
+    late = 100 if wrong != 100 else 98
+    ends = [end(n, attempt=2 if n == late else 1, value=b"own %d" % n if n % 5 == 0 else b"same") for n in ids if n != wrong]
+    assert store.commit(ends) == [late]
+    for n in ids:
+        if n not in (wrong, late):
+            assert store.task(n).result == (b"own %d" % n if n % 5 == 0 else b"same")
+    assert store.counts_by_queue() == store.recount()
+
+
 def test_a_long_payload_lies_beside_its_row(store: Store, path: Path) -> None:
     long = b"x" * (stages.PAYLOAD_INLINE_MAX + 1)
     store.commit([insert(1, payload=long), start(1), insert(2, payload=long[1:])])
