@@ -6,14 +6,13 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
 from taskpool.cli.escape import many_lines, one_line
 from taskpool.cli.exits import CliError, Exit
-from taskpool.cli.output import to_json, write
+from taskpool.cli.output import to_json
 from taskpool.cli.quantity import duration, rfc3339
 from taskpool.cli.session import Session
 from taskpool.cli.verb import verb
@@ -102,26 +101,30 @@ def enter_app(app: str) -> str:
 
 
 class Log:
-    """Writes log lines on stderr: for people, for programs, or for systemd's journal (which knows the time by itself)."""
+    """Writes log lines: on stderr for people or for systemd's journal (which knows the time by itself), as documents on stdout.
+
+    A line goes out by one system call and no buffer: a signal's line may come in the middle of another, where a stream would refuse.
+    """
 
     def __init__(self, form: str) -> None:
-        self._write: Callable[[str, str], None] = {"json": _as_json, "journal": _as_journal}.get(form, _as_text)
+        self._fd = 1 if form == "json" else 2
+        self._line = {"json": _as_json, "journal": _as_journal}.get(form, _as_text)
 
     def info(self, text: str) -> None:
         """Write a line about the ordinary course of things."""
-        self._write("info", text)
+        os.write(self._fd, f"{self._line('info', text)}\n".encode())
 
 
-def _as_text(level: str, text: str) -> None:
-    write(f"{rfc3339(time.time_ns() // 1000)} {many_lines(text)}", sys.stderr)
+def _as_text(level: str, text: str) -> str:
+    return f"{rfc3339(time.time_ns() // 1000)} {many_lines(text)}"
 
 
-def _as_json(level: str, text: str) -> None:
-    write(to_json({"schema": "taskpool.log-line/1", "at": rfc3339(time.time_ns() // 1000), "level": level, "message": text}))
+def _as_json(level: str, text: str) -> str:
+    return to_json({"schema": "taskpool.log-line/1", "at": rfc3339(time.time_ns() // 1000), "level": level, "message": text})
 
 
-def _as_journal(level: str, text: str) -> None:
-    write(f"<{JOURNAL_LEVELS[level]}>{one_line(text)}", sys.stderr)
+def _as_journal(level: str, text: str) -> str:
+    return f"<{JOURNAL_LEVELS[level]}>{one_line(text)}"
 
 
 def announce(log: Log, store: str, workers: int, prepared: Prepared) -> None:
