@@ -103,7 +103,8 @@ def enter_app(app: str) -> str:
 class Log:
     """Writes log lines: on stderr for people or for systemd's journal (which knows the time by itself), as documents on stdout.
 
-    A line goes out by one system call and no buffer: a signal's line may come in the middle of another, where a stream would refuse.
+    A line goes out by one system call and no buffer: a signal's line may come while another is written, which a stream refuses.
+    Nobody has to read them.
     """
 
     def __init__(self, form: str) -> None:
@@ -112,7 +113,10 @@ class Log:
 
     def info(self, text: str) -> None:
         """Write a line about the ordinary course of things."""
-        os.write(self._fd, f"{self._line('info', text)}\n".encode())
+        try:
+            os.write(self._fd, f"{self._line('info', text)}\n".encode())
+        except OSError:
+            pass  # the reader has left; the tasks go on
 
 
 def _as_text(level: str, text: str) -> str:
