@@ -88,10 +88,18 @@ def for_many(statement: str) -> str:
 
 
 @cache
-def widened(statement: str, count: int) -> str:
-    """Return an INSERT for `count` rows at once."""
+def widened(statement: str, count: int, shared: tuple[bool, ...]) -> str:
+    """Return an INSERT for `count` rows at once. shared: which parameters are the same for all: these are bound once, first."""
     head, values = statement.split("VALUES")
-    return f"{head}VALUES{', '.join([values] * count)}"
+    between = values.split("?")
+    once = [index for index, same in enumerate(shared) if same]
+    each = [index for index, same in enumerate(shared) if not same]
+    rows = []
+    for row in range(count):
+        numbers = dict(zip(each, range(len(once) + row * len(each) + 1, len(shared) * count + 1), strict=False))
+        numbers.update(zip(once, range(1, len(once) + 1), strict=True))
+        rows.append("".join(f"{text}?{numbers[index]}" for index, text in enumerate(between[:-1])) + between[-1])
+    return f"{head}VALUES{', '.join(rows)}"
 
 
 _pack = msgspec.msgpack.Encoder().encode

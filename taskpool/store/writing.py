@@ -72,12 +72,19 @@ class Writer:
         return list(refused)
 
     def _insert(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
-        """Insert rows, many by one execution: each opens a cursor on the table and all its indexes (4.9 µs a row, so 3.3)."""
+        """Insert rows, many by one execution: each opens a cursor on the table and all its indexes (4.9 µs a row, so 3.3).
+
+        What all of them say is bound once, for binding is half of what is left (so 2.0).
+        """
         done, count = 0, len(rows)
         self.rows += count
         while count - done >= WIDE:
-            wide = rows[done : done + WIDE]
-            self._db.execute(stages.widened(statement, WIDE), list(chain.from_iterable(wide)))
+            columns = list(zip(*rows[done : done + WIDE], strict=True))
+            shared = tuple([column.count(column[0]) == WIDE for column in columns])
+            params = [column[0] for column, same in zip(columns, shared, strict=True) if same]
+            varying = [column for column, same in zip(columns, shared, strict=True) if not same]
+            params += chain.from_iterable(zip(*varying, strict=True))
+            self._db.execute(stages.widened(statement, WIDE, shared), params)
             done += WIDE
         if done < count:
             self._db.executemany(statement, rows[done:] if done else rows)
