@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from taskpool.core.commands import Checkpoint, Save
@@ -78,6 +79,13 @@ def test_tasks_come_newest_first_in_pages(filled: Reading) -> None:
     assert ids(filled, Filter(), limit=3, before=8) == [7, 6, 5]
     assert ids(filled, Filter(), limit=3, before=2) == [1]
     assert ids(filled, Filter(), limit=0) == []
+
+
+def test_a_list_leaves_values_out(filled: Reading) -> None:
+    (listed,) = filled.tasks(Filter(ids=(1,)))
+    whole = filled.task(1)
+    assert (whole.payload, whole.result) == (b"payload 1", b"result")
+    assert listed == msgspec.structs.replace(whole, payload=b"", result=None)
 
 
 def test_every_field_of_a_filter(filled: Reading) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from taskpool.core.events import TaskRow
 from taskpool.core.lifecycle import MOVES
 from taskpool.errors import InvalidTask, NotFound
-from taskpool.model import Attempt, Filter, Task
+from taskpool.model import Attempt, Codec, Filter, Task
 from taskpool.store import records
 from taskpool.store.conditions import in_our_words
 from taskpool.store.connection import connect_reader, pragmas
@@ -83,10 +83,13 @@ class Reading:
     # ---- many tasks -------------------------------------------------------------------------------------------------
 
     def tasks(self, wanted: Filter | None = None, limit: int = 100, before: int | None = None) -> list[Task]:
-        """Return up to `limit` tasks that match, newest first, with ids below `before`."""
+        """Return up to `limit` tasks that match, newest first, with ids below `before`.
+
+        Their payloads, results and pickled exceptions are left out: many together would fill the memory. `task` has them.
+        """
         ids = self._matching(wanted or Filter(), limit, before)
-        found = self._read(f"SELECT {records.TASK} {_WANTED} LEFT JOIN progress ON progress.task_id = task.id", (_json(ids),))
-        return [records.task(row) for row in found]
+        found = self._read(f"SELECT {records.LISTED} {_WANTED} LEFT JOIN progress ON progress.task_id = task.id", (_json(ids),))
+        return [records.listed(row) for row in found]
 
     def match(self, wanted: Filter, limit: int = 1_000_000) -> list[int]:
         """Return the ids of up to `limit` tasks that match, newest first."""
@@ -216,10 +219,10 @@ class Reading:
         return found
 
     def find_batch(self, batch: str, items: Iterable[int] | None = None) -> list[records.BatchItem]:
-        """Return the stored items of a batch, by item (of those numbers, if given)."""
+        """Return the stored items of a batch, by item (of those numbers, if given); payloads only where they can be compared."""
         wanted = None if items is None else set(items)
         found = self._read(
-            f"SELECT {records.ROW}, item, codec, {records.PAYLOAD} "
+            f"SELECT {records.ROW}, item, codec, CASE codec WHEN {Codec.MSGPACK:d} THEN {records.PAYLOAD} ELSE x'' END "
             "FROM task WHERE batch = ? AND item BETWEEN ? AND ? ORDER BY item",
             (batch, min(wanted, default=0), max(wanted, default=-1)) if wanted is not None else (batch, -(1 << 63), (1 << 63) - 1),
         )

@@ -107,16 +107,18 @@ def task_row(row: Any) -> TaskRow:
     )
 
 
-TASK: Final = (
+_TASK: Final = (
     "task.id, uid, name, queue, rank, status, version, attempt, charged, scheduled_at, created_at, started_at, finished_at, "
-    f"worker, epoch, batch, item, codec, {PAYLOAD}, result_codec, options, extras, error, result, "
+    "worker, epoch, batch, item, codec, {}, result_codec, options, extras, error, {}, "
     "progress.done, progress.total, progress.text, progress.at"
 )
+TASK: Final = _TASK.format(PAYLOAD, "result")
+LISTED: Final = _TASK.format("x''", "NULL")  # without the values, each of which may be megabytes
 TASK_FROM: Final = "task LEFT JOIN progress ON progress.task_id = task.id"
 
 
 def task(row: Any) -> Task:
-    """Return the whole record, for people and programs, from a row of TASK."""
+    """Return the whole record, for people and programs, from a row of TASK or LISTED."""
     opts = options(row[20])
     extras = _NO_EXTRAS if row[21] is None else _decode_extras(row[21])
     status = Status(row[5])
@@ -154,6 +156,14 @@ def task(row: Any) -> Task:
         batch=row[15],
         item=row[16],
     )
+
+
+def listed(row: Any) -> Task:
+    """Return a task from a row of LISTED, its error without the pickled exception."""
+    found = task(row)
+    if found.error is None or found.error.exception is None:
+        return found
+    return msgspec.structs.replace(found, error=msgspec.structs.replace(found.error, exception=None))
 
 
 def uid_text(uid: bytes) -> str:
