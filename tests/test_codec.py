@@ -435,6 +435,18 @@ def test_numpy_scalars_are_what_they_hold(registry: Registry, numpy: Any) -> Non
         encode_call(typed, (numpy.floating(1.0),))
     with pytest.raises(ArgTypeError):
         encode_call(typed, (numpy.bool_(True),))
+    assert encode_result(numpy.integer(7), describe(half_typed))[1] == pickle.dumps(7, 5)
+
+
+def odd_annotations(a: callable = None, b: Nowhere = None, c: 5 = None, d: typing.Callable[[int], int] = max) -> Nowhere:  # noqa
+    return a
+
+
+def test_annotations_that_mean_nothing_are_no_obstacle() -> None:
+    described = Description(odd_annotations, registered=True)
+    described.validate_args((1, 2, 3), {"d": min})
+    assert not described.msgpack
+    assert there_and_back(odd_annotations, 1, 2) == ((1, 2), {})
 
 
 # ---- callables that travel by value ---------------------------------------------------------------------------------

@@ -239,7 +239,7 @@ def _is_instance(value: Any, cls: Any) -> bool:
         return isinstance(value, bool) or is_numpy(value, "bool_")
     try:
         return isinstance(value, cls)
-    except TypeError:  # a protocol that is not for run time, or no class at all
+    except Exception:  # a protocol that is not for run time, or a class with a mind of its own
         return True
 
 
@@ -251,7 +251,7 @@ def is_numpy(value: Any, *kinds: str) -> bool:
 
 def plain_scalar(value: Any, annotation: Any) -> Any:
     """Return a numpy scalar given for bool, int or float as the Python scalar it holds; any other value as it is."""
-    if annotation in (bool, int, float) and type(value).__module__ == "numpy" and is_numpy(value, "generic"):
+    if type(value).__module__ == "numpy" and annotation in (bool, int, float) and is_numpy(value, "generic"):
         return value.item()
     return value
 

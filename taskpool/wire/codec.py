@@ -3,7 +3,7 @@
 Which way a call travels (`Codec`): by msgpack if its handler is annotated throughout and every value survives it unchanged; else
 by pickle, the function by name; else, for a lambda, a closure or a function of an interactive session, function and arguments
 together by pickle or dill. No arguments and a result of None are no bytes at all. A value arrives as what it was, with one
-exception: numpy's scalars given to a handler for bool, int or float arrive as Python's, as the annotation promises.
+exception: numpy's scalars where a handler is annotated bool, int or float arrive as Python's, as the annotation promises.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import msgspec
 
 from taskpool.errors import ArgTypeError, HandlerNotFound, InvalidHandler, InvalidPayload, TaskpoolError
 from taskpool.model import Codec
+from taskpool.wire.annotations import plain_scalar
 from taskpool.wire.description import Description, describe, is_importable, main_is_importable, unwrapped
 from taskpool.wire.limits import DEPTH_MAX, MIB, PAYLOAD_BYTES_MAX, RESULT_BYTES_MAX
 from taskpool.wire.unpicklable import culprit
@@ -280,9 +281,11 @@ def encode_result(value: Any, description: Description | None = None, limit: int
         return _PICKLE, None
     codec = _PICKLE
     data: bytes | None = None
-    if description is not None and description.msgpack and description.registered:
-        data = _by_annotation(value, description)
-        codec = _PICKLE if data is None else _MSGPACK
+    if description is not None and description.registered:
+        value = plain_scalar(value, description.result_type)
+        if description.msgpack:
+            data = _by_annotation(value, description)
+            codec = _PICKLE if data is None else _MSGPACK
     if data is None:
         try:
             data = pickle.dumps(value, _PROTOCOL)

@@ -83,8 +83,8 @@ class Description:
                 self.open_ended = True
                 continue
             annotation = hints.get(p.name, Any)
-            if p.default is None and annotation is not Any:
-                annotation = annotation | None if not isinstance(annotation, str) else Any
+            if p.default is None:
+                annotation = _or_none(annotation)
             positional, keyword = p.kind is not p.KEYWORD_ONLY, p.kind is not p.POSITIONAL_ONLY
             found.append(Parameter(p.name, annotation, p.default is p.empty, p.default, positional, keyword))
         return tuple(found)
@@ -341,7 +341,15 @@ def _hints(fn: Any) -> dict[str, Any]:
 
 
 def _is_controller(annotation: Any) -> bool:
-    return annotation is Controller or annotation in ("Controller", "taskpool.Controller")
+    return annotation is Controller or (isinstance(annotation, str) and annotation in ("Controller", "taskpool.Controller"))
+
+
+def _or_none(annotation: Any) -> Any:
+    """Return the annotation of a parameter whose default is None, whether or not it says so itself."""
+    try:
+        return typing.Optional[annotation]  # noqa: UP045  # the annotation is a value here
+    except TypeError:  # such as `callback: callable = None`
+        return Any
 
 
 def _shown(value: Any) -> str:
