@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable
 
 from taskpool.clock import boottime_ns
-from taskpool.engines import linux
+from taskpool.engines import linux, trees
 from taskpool.engines.output import OutputPipe
 from taskpool.engines.watch import Watch
 from taskpool.wire import barrier
@@ -101,7 +100,7 @@ class Link:
     # ---- its process ------------------------------------------------------------------------------------------------
 
     def strike(self, n: int, why: str) -> bool:
-        """Kill the worker and its group if it runs job n (0: whatever it does); return whether that was so.
+        """Kill the worker and all below it if it runs job n (0: whatever it does); return whether that was so.
 
         No later job can be hit: they are forbidden first, and given back by the loop if n turns out to have ended. Without
         membarrier a mailbox holds one job, and the next is sent after this one was disarmed, which waits for the killer's lock.
@@ -125,11 +124,7 @@ class Link:
         return True
 
     def _kill(self) -> None:
-        linux.pidfd_signal(self.pidfd, signal.SIGKILL)
-        try:
-            os.killpg(self.pid, signal.SIGKILL)  # it is not reaped, so its id is not another's
-        except OSError:
-            pass  # it had not made its session yet, or all of it is gone
+        trees.kill_with_all_below(self.pid, self.pidfd)
 
     def ask_stack(self) -> None:
         """Have it write the stacks of its threads into its memfd."""

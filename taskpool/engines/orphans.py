@@ -7,17 +7,16 @@ process when it dies. So an orphan here has no owner left and is killed at once;
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable
 
 from taskpool.clock import NS, boottime_ns
-from taskpool.engines import linux
+from taskpool.engines import linux, trees
 from taskpool.engines.link import Link
 from taskpool.wire.page import CURRENT, STARTED, Page
 from taskpool.wire.poller import Poller
 
-TRACKER_NS = NS  # how long a resource tracker may go on cleaning up after the death of those it served
+TRACKER_NS = round(trees.TRACKER_S * NS)
 
 
 class Orphans:
@@ -62,17 +61,17 @@ class Orphans:
         before = boottime_ns() if began is None else began + self._lag_ns
         for pid in pids:
             entry = linux.process(pid)
-            if entry is None or entry.state == "Z" or entry.ppid != link.pid or _is_tracker(pid):
+            if entry is None or entry.state == "Z" or entry.ppid != link.pid:
                 continue
             if link.born_boot < entry.started_ns + linux.TICK_NS and entry.started_ns + linux.TICK_NS <= before:
                 if _began(page) == began:  # else it has begun something since, which this may belong to
-                    _kill_tree(pid)
+                    trees.kill_tree(pid, (link.pid,))
                 else:
                     self.again = True
 
     def _spared(self, pid: int) -> bool:
         """A resource tracker of multiprocessing frees shared memory when its users are dead, and ends by itself."""
-        if not _is_tracker(pid):
+        if not trees.is_tracker(pid):
             return False
         now = time.monotonic_ns()
         if now - self._trackers.setdefault(pid, now) >= TRACKER_NS:
@@ -84,7 +83,7 @@ class Orphans:
         pidfd = linux.pidfd_open(pid)
         if pidfd is None:
             return
-        _kill_tree(pid)
+        trees.kill_with_all_below(pid, pidfd)
         self._held[pid] = pidfd
         self._poller.add(pidfd, lambda events: self._ended(pid))
 
@@ -116,30 +115,6 @@ def _began(page: Page) -> int | None:
     """Return when the body that runs began (monotonic ns), None if the worker is between two."""
     words = page.words
     return words[STARTED] if words[CURRENT] else None
-
-
-def _kill_tree(pid: int) -> None:
-    """Kill a process and all below it, parents first, so that they make no new ones."""
-    pidfd = linux.pidfd_open(pid)
-    if pidfd is None:
-        return
-    try:
-        below = linux.children(pid)
-        linux.pidfd_signal(pidfd, signal.SIGKILL)
-        for child in below:
-            _kill_tree(child)
-    except PermissionError:
-        pass  # it runs as somebody else; the environment mark does not find it either
-    finally:
-        os.close(pidfd)
-
-
-def _is_tracker(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return b"resource_tracker import main" in file.read()
-    except OSError:
-        return False
 
 
 def _reap(pid: int) -> None:
