@@ -115,6 +115,15 @@ def big(size: int) -> bytes:
     return b"x" * size
 
 
+def share_and_wait(path: str) -> None:
+    """Make shared memory and never free it: multiprocessing starts a process that does so when this one is dead."""
+    from multiprocessing.shared_memory import SharedMemory
+
+    memory = SharedMemory(create=True, size=4096)
+    Path(path).write_text(memory.name)
+    time.sleep(3600)
+
+
 # ---- ways to die ----------------------------------------------------------------------------------------------------
 
 
