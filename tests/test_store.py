@@ -484,6 +484,13 @@ def test_a_reader_that_stays_open_hinders_no_commit(store: Store, path: Path, mo
         assert store.commit([insert(task_id)]) == []
         store.tidy()
     assert not store.checkpoint_wal()
+    assert store.notices == []
+    monkeypatch.setattr("taskpool.store.store.WAL_WARN_BYTES", 10_000)
+    for task_id in range(60, 100):
+        store.commit([insert(task_id)])
+        store.tidy()
+    assert len(store.notices) == 1
+    assert "read transaction" in store.notices[0]
     reader.execute("COMMIT")
     assert store.checkpoint_wal()
     assert store.wal_bytes() == 0

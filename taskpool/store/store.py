@@ -53,6 +53,7 @@ class Store(Reading):
         self._check: Check | None = None
         self._writer: Writer  # since the tables are there
         self._rows = self._commits = self._wal_bytes = 0  # as the last WAL checkpoint left them
+        self._warned = False  # of a log that cannot shrink
         self._turn = 0
         self.places = places
         self.path = str(places.db)
@@ -242,6 +243,10 @@ class Store(Reading):
                 self.checkpoint_wal(truncate=size > 2 * CHECKPOINT_BYTES)
             except (StoreBusy, StoreFull):
                 pass  # the log grows meanwhile; the next try comes after as much work again
+            if self._wal_bytes >= WAL_WARN_BYTES and not self._warned:
+                self._warned = True
+                words = f"has grown to {self._wal_bytes >> 20} MB: somebody keeps a read transaction on the store open"
+                self.notices.append(f"{self.places.wal} {words}")
 
     def _has_written(self, times: int) -> bool:
         """Whether so many times the work that makes a checkpoint due was done since the last."""
