@@ -11,10 +11,11 @@ from taskpool.core.events import TaskRow
 
 MS = 1_000_000
 LOAD_NS = 8 * MS  # measured work ahead of one worker
-DEPTH_MAX = 128  # tasks ahead of one worker
+DEPTH_MAX = 256  # tasks ahead of one worker: the cheapest bodies are done in a quarter of LOAD_NS
 PREFETCH_NS = 100 * MS  # up to this duration one task may wait behind another
 OVERHEAD_NS = 10_000  # added to each measured duration: what a task costs around its body
-STUCK_NS = 8 * MS  # silence after which the tasks behind the current one are taken back
+STUCK_IDLE_NS = 2 * MS  # silence after which the tasks behind the current one are taken back while another worker is idle …
+STUCK_NS = 25 * MS  # … and while none is: they would only wait elsewhere, and on a busy machine silence is often no more than that
 
 
 class Durations:
@@ -25,13 +26,15 @@ class Durations:
     def __init__(self) -> None:
         self._mean: dict[str, int] = {}
 
-    def observe(self, name: str, duration_ns: int) -> None:
-        """Note one measured duration; a longer one counts at once, shorter ones little by little."""
+    def observe(self, name: str, duration_ns: int) -> int:
+        """Note one measured duration and return the new mean; a longer one counts at once, shorter ones little by little."""
         mean = self._mean.get(name)
         if mean is None or duration_ns > mean * 4:
-            self._mean[name] = duration_ns + OVERHEAD_NS
+            mean = duration_ns + OVERHEAD_NS
         else:
-            self._mean[name] = (mean * 7 + duration_ns + OVERHEAD_NS) >> 3
+            mean = (mean * 7 + duration_ns + OVERHEAD_NS) >> 3
+        self._mean[name] = mean
+        return mean
 
     def expected(self, name: str) -> int | None:
         """Return the expected duration in ns, or None if it never ran."""
@@ -82,22 +85,22 @@ class Mailbox:
         row.worker, row.n = self.worker, self.last_n
         return self.last_n
 
-    def remove(self, n: int, durations: Durations, now_mono: int) -> None:
-        """Take an ended task out."""
+    def remove(self, n: int, expected: int | None, now_mono: int) -> None:
+        """Take a task out that ended or was given back; expected: what such a task takes."""
         row = self.sent.pop(n)
         row.n = 0
         self.silent_since = now_mono
         if not self.sent:
             self.load_ns = 0
         else:
-            self.load_ns = max(0, self.load_ns - (durations.expected(row.name) or 0))
+            self.load_ns = max(0, self.load_ns - (expected or 0))
 
     def stuck_at(self, durations: Durations, somebody_idle: bool) -> int | None:
         """Return when (monotonic ns) the tasks behind the current one count as stuck; None: there are none."""
         if len(self.sent) < 2 or self.taking_back or self.leaving:
             return None
         if somebody_idle:
-            return self.silent_since + STUCK_NS // 4
+            return self.silent_since + STUCK_IDLE_NS
         head = next(iter(self.sent.values()))
         expected = durations.expected(head.name) or 0
         return self.silent_since + max(STUCK_NS, expected + expected // 2)

@@ -208,7 +208,7 @@ class Scheduler:
                 box = self.workers.get(row.worker)
                 if box is not None and row.n in box.sent:
                     self._out.append(Kill(row.worker, row.n, "retire"))  # nothing, if it was refused before it was sent
-                    box.remove(row.n, self.durations, box.silent_since)
+                    box.remove(row.n, self.durations.expected(row.name), box.silent_since)
 
     # ---- workers ----------------------------------------------------------------------------------------------------
 
@@ -255,7 +255,7 @@ class Scheduler:
         for n, row in list(box.sent.items()):
             if n > event.above:
                 box.taking_back = max(box.taking_back, n)
-                box.remove(n, self.durations, now.mono)
+                box.remove(n, self.durations.expected(row.name), now.mono)
                 self._out.append(settle.returned(row, box.pid, now))
                 self._after_end(row)
 
@@ -280,8 +280,7 @@ class Scheduler:
             row = box.sent.get(report.n)
             if row is None or row.id != report.task_id or row.attempt != report.attempt:
                 continue  # of an attempt that was given up
-            durations.observe(row.name, report.duration_ns)
-            box.remove(report.n, durations, now.mono)
+            box.remove(report.n, durations.observe(row.name, report.duration_ns), now.mono)
             box.done += 1
             self.attempts += 1
             output = outputs.get(report.n, "") if outputs else ""
@@ -466,7 +465,7 @@ class Scheduler:
                 row = self._pop_ready(now)
                 if row is None:
                     return
-                self._start(box, row, now)
+                self._start(box, row, self.durations.expected(row.name), now)
         if self.depth_max == 1:
             return
         waiting = sum(map(len, self.ready.values()))
@@ -478,10 +477,11 @@ class Scheduler:
                 row = self._pop_ready(now)
                 if row is None:
                     return
-                if not box.has_room(row, self.durations.expected(row.name), quota):
+                expected = self.durations.expected(row.name)
+                if not box.has_room(row, expected, quota):
                     self._unpop(row)
                     break
-                self._start(box, row, now)
+                self._start(box, row, expected, now)
 
     def _pop_ready(self, now: Instant) -> TaskRow | None:
         """Take the next task, serving the queues in turn; inside a queue strictly in order."""
@@ -511,8 +511,7 @@ class Scheduler:
     def _unpop(self, row: TaskRow) -> None:
         self.ready[row.queue].put_back((row.rank, row.scheduled_at, row.id))
 
-    def _start(self, box: Mailbox, row: TaskRow, now: Instant) -> None:
-        expected = self.durations.expected(row.name)
+    def _start(self, box: Mailbox, row: TaskRow, expected: int | None, now: Instant) -> None:
         row.attempt += 1
         n = box.push(row, expected, now.mono)
         self._out.append(Start(row.id, row.version, row.status, row.attempt, box.worker, n, now.wall))
