@@ -85,7 +85,7 @@ class Link:
             self._given = []
 
     def born(self, pid: int) -> None:
-        """Take note of its process; it may have been told to die before it was born."""
+        """Take note of its process; it may have been told to die before it was born. OSError when there is no descriptor left."""
         pidfd = linux.pidfd_open(pid)
         assert pidfd is not None, "nobody but this process can reap it"
         self.pid, self.pidfd = pid, pidfd
@@ -124,7 +124,7 @@ class Link:
         return True
 
     def _kill(self) -> None:
-        trees.kill_with_all_below(self.pid, self.pidfd)
+        trees.kill_held(self.pid, self.pidfd)
 
     def ask_stack(self) -> None:
         """Have it write the stacks of its threads into its memfd."""

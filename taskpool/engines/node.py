@@ -21,6 +21,7 @@ from taskpool.core.events import Passed, Reported, Saved, TakenBack, WorkerDied,
 from taskpool.engines import deaths, linux, records, sweep
 from taskpool.engines.engine import Deliver, Limits
 from taskpool.engines.killer import Killer
+from taskpool.engines.launch import Launched
 from taskpool.engines.link import Link
 from taskpool.engines.nursery import Nursery
 from taskpool.engines.orphans import Orphans
@@ -31,7 +32,7 @@ from taskpool.wire.messages import Checkpointed, Forked, Job, Prepare, Prepared,
 from taskpool.wire.page import CURRENT, HEAD, LIMIT, NO_LIMIT, PROGRESS_SEQ, STARTED, STOPPING, TAIL, boot_word
 from taskpool.wire.poller import GONE, IN, OUT, Poller
 
-MAILBOX_MAX = 128
+MAILBOX_MAX = 256
 FRAME_PAYLOAD_BYTES = 16 << 20  # jobs of one frame, beyond the first
 BOOT_NS = 60 * NS  # from the fork to readiness
 SWEEP_NS = NS  # from the end of an attempt to the look at what it left behind
@@ -43,7 +44,7 @@ SWITCH_S = 0.001  # how long the loop may keep the killer's thread from the inte
 
 
 class Node:
-    """An Engine on this machine. run_dir: where pages go; mark: names the store in the environment of all that is started."""
+    """An Engine on this machine. run_dir: where pages go; mark: names the owner in the environment of all that is started."""
 
     def __init__(
         self,
@@ -54,14 +55,15 @@ class Node:
         prepare: Prepare,
         python: str = sys.executable,
         env: dict[str, str] | None = None,
+        zygote: Launched | None = None,
     ) -> None:
+        """zygote: one with that mark that was launched already, so that it could begin early."""
         self.mailbox_limit = MAILBOX_MAX if barrier.available() else 1
         self.prepared: Prepared | None = None
         self._run_dir = os.path.join(os.fspath(run_dir), f"e{epoch}")
         self._epoch = epoch
-        self._mark = mark
         self._boot = boot_word()
-        self._nursery = Nursery(prepare, mark, epoch, python, dict(os.environ) if env is None else env)
+        self._nursery = Nursery(prepare, mark, python, dict(os.environ) if env is None else env, zygote)
         self._killer = Killer(self._killer_failed)
         self._failure: BaseException | None = None
         self._links: dict[int, Link] = {}
@@ -598,7 +600,7 @@ class Node:
             self._let_leave(grace_s)
         self._end_workers()
         if not self._nursery.stop():
-            sweep.kill_epoch(self._mark, self._epoch)
+            sweep.kill_owned([self._nursery.mark])
         self._end_orphans()
         self._killer.stop()
         self._poller.remove(self._timer.fd)

@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 import subprocess
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
-import taskpool
-from taskpool.engines import sweep
 from taskpool.engines.deaths import signal_name
+from taskpool.engines.launch import Launched, launch
 from taskpool.wire.frames import FrameReader
 from taskpool.wire.messages import Fork, Forked, Prepare, Prepared
 from taskpool.wire.poller import IN, OUT, Poller
 
-# Run with `python -c`, which puts the directory that the pool happens to be started in before the standard library.
-COMMAND = "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv[1]]; from taskpool.engines.zygote import main; main()"
 DEATHS_MAX = 3  # of zygotes in a row that die while they import the handlers
 LEAVE_S = 2.0  # from the end of its socket to the kill
 
 _decoder = msgspec.msgpack.Decoder(Prepared | Forked)
 _encoder = msgspec.msgpack.Encoder()
 _length = struct.Struct("<I")
-_ROOT = str(Path(taskpool.__file__).resolve().parent.parent)
 
 
 class Nursery:
     """One zygote after the other. `messages` gives what they say; `lost` names workers whose fork was never answered."""
 
-    def __init__(self, prepare: Prepare, mark: str, epoch: int, python: str, environment: dict[str, str]) -> None:
+    def __init__(
+        self, prepare: Prepare, mark: str, python: str, environment: dict[str, str], first: Launched | None = None
+    ) -> None:
+        """first: a zygote with that mark that is on its way already."""
+        self.mark = mark
         self._prepare = prepare
-        self._mark = mark
-        self._epoch = epoch
         self._python = python
-        self._environment = sweep.marked_environment(environment, mark, epoch)
+        self._environment = environment
+        self._first = first
         self._queue: deque[tuple[bytes, Sequence[int], int]] = deque()  # frame, descriptors beside it, worker they are for
         self._asked: dict[int, None] = {}  # workers whose fork is asked for and not answered
         self._sent: list[int] = []
@@ -56,30 +53,15 @@ class Nursery:
         self._begin()
 
     def _begin(self) -> None:
-        mine, theirs = socket.socketpair()
-        arguments = [_ROOT, str(theirs.fileno()), str(os.getpid()), f"{self._mark}:{self._epoch}"]
-        try:
-            process = subprocess.Popen(
-                [self._python, *_interpreter_flags(), "-c", COMMAND, *arguments],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=2,
-                env=self._environment,
-                start_new_session=True,
-            )
-        except BaseException:
-            mine.close()
-            raise
-        finally:
-            theirs.close()
-        mine.setblocking(False)
-        self._socket, self._process, self.pid = mine, process, process.pid
-        self._reader = FrameReader(mine)
+        launched = self._first or launch(self.mark, python=self._python, environment=self._environment)
+        self._first = None
+        self._socket, self._process, self.pid = launched.sock, launched.process, launched.process.pid
+        self._reader = FrameReader(self._socket)
         self._prepared = False
         self._queue.clear()
         self._asked.clear()
         self._put(_encoder.encode(self._prepare), (), 0)
-        self._poller.add(mine.fileno(), self._on_socket, IN | OUT)
+        self._poller.add(self._socket.fileno(), self._on_socket, IN | OUT)
 
     def _on_socket(self, events: int) -> None:
         self.spoke = self.spoke or bool(events & ~OUT)
@@ -187,9 +169,3 @@ class Nursery:
             return False
         finally:
             self._process, self.pid = None, 0
-
-
-def _interpreter_flags() -> list[str]:
-    """Return the options this interpreter was started with (-O, -W, -X …), as multiprocessing hands them on."""
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return flags

@@ -33,11 +33,15 @@ class Orphans:
 
     def candidates(self) -> list[int]:
         """Return the children of this process. Ask before the newborn workers are learned of, or one may be taken for an orphan."""
-        return linux.children(os.getpid())
+        try:
+            return linux.children(os.getpid())
+        except OSError:  # no descriptor is left
+            self.again = True
+            return []
 
     def sweep(self, candidates: list[int], is_known: Callable[[int], bool]) -> None:
         """Kill all candidates that are neither known nor of this process's own session (which are its own helpers)."""
-        self.again = self.reaped = False
+        self.reaped = False
         for pid in candidates:
             if pid in self._held or is_known(pid):
                 continue
@@ -65,7 +69,7 @@ class Orphans:
                 continue
             if link.born_boot < entry.started_ns + linux.TICK_NS and entry.started_ns + linux.TICK_NS <= before:
                 if _began(page) == began:  # else it has begun something since, which this may belong to
-                    trees.kill_tree(pid, (link.pid,))
+                    trees.kill_tree(pid, link.pid)
                 else:
                     self.again = True
 
@@ -80,10 +84,18 @@ class Orphans:
         return True
 
     def _kill(self, pid: int) -> None:
-        pidfd = linux.pidfd_open(pid)
+        try:
+            pidfd = linux.pidfd_open(pid)
+        except OSError:  # no descriptor is left
+            self.again = True
+            return
         if pidfd is None:
             return
-        trees.kill_with_all_below(pid, pidfd)
+        try:
+            trees.kill_held(pid, pidfd)
+        except PermissionError:  # it runs as somebody else now
+            os.close(pidfd)
+            return
         self._held[pid] = pidfd
         self._poller.add(pidfd, lambda events: self._ended(pid))
 

@@ -1,6 +1,6 @@
 """Finding and killing what must not outlive its owner, by a mark in the environment.
 
-Every process that descends from a zygote has `TASKPOOL_MARK=<store>:<epoch>` in the environment it was executed with, which forks
+Every process that descends from a zygote has `TASKPOOL_MARK=<its owner's>` in the environment it was executed with, which forks
 share and which the kernel shows in /proc/<pid>/environ. Sessions, groups and parents can be left by a daemon; this stays, unless it
 executes something with an environment of its own making. A pool inside a task adds its mark to the outer one, so both find it.
 Processes are held by pidfd from the moment they were recognised, so a recycled pid is never hit.
@@ -11,19 +11,15 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-from taskpool.engines import linux
+from taskpool.engines import linux, trees
+from taskpool.engines.launch import MARK
 
-MARK = "TASKPOOL_MARK"
 _PREFIX = MARK.encode() + b"="
+OWNERS = "owners"  # file of the run directory: the marks of this owner and of those that are not proved dead, a line each
+OWNERS_BYTES_MAX = 1 << 20
 ROUND_S = 0.5  # how long one round waits for those it killed
-
-
-def marked_environment(environment: dict[str, str], mark: str, epoch: int) -> dict[str, str]:
-    """Return the environment with the mark of that owner added to whatever marks it has. mark: without spaces."""
-    value = f"{mark}:{epoch}"
-    return {**environment, MARK: " ".join([*environment.get(MARK, "").split(), value])}
 
 
 def marks_of(pid: int) -> list[str]:
@@ -58,11 +54,17 @@ def kill_marked(is_meant: Callable[[str], bool], timeout_s: float = 10.0) -> tup
     spare = ancestors()
     killed: set[int] = set()
     until = time.monotonic() + timeout_s
+    trackers_until = time.monotonic() + trees.TRACKER_S
     while True:
         held = _hold(is_meant, spare)
         if not held:
             return killed, set()
+        trackers = [pidfd for pid, pidfd in held.items() if trees.is_tracker(pid)]
+        if len(trackers) == len(held) and time.monotonic() < trackers_until:  # their users are dead: let them finish
+            linux.wait_ended(trackers, trackers_until - time.monotonic())
         for pidfd in held.values():
+            if pidfd in trackers and len(trackers) < len(held):
+                continue
             try:
                 linux.pidfd_signal(pidfd, signal.SIGKILL)
             except PermissionError:
@@ -92,16 +94,30 @@ def _hold(is_meant: Callable[[str], bool], spare: set[int]) -> dict[int, int]:
     return held
 
 
-def kill_epoch(mark: str, epoch: int, timeout_s: float = 10.0) -> tuple[set[int], set[int]]:
-    """Kill what is left of one owner's epoch; returns as `kill_marked` does."""
-    value = f"{mark}:{epoch}"
-    return kill_marked(lambda one: one == value, timeout_s)
+def kill_owned(marks: Collection[str], timeout_s: float = 10.0) -> tuple[set[int], set[int]]:
+    """Kill what is left of these owners; returns as `kill_marked` does.
 
-
-def sweep_before_start(mark: str, timeout_s: float = 10.0) -> tuple[set[int], set[int]]:
-    """Kill what older owners of that mark left behind, whatever their epoch; returns as `kill_marked` does.
-
-    To be called by the owner of the store's lock before it starts a zygote, and before anything is requeued.
+    A new owner calls it, under the store's lock, for those before it, and requeues nothing before they are proved dead.
     """
-    prefix = f"{mark}:"
-    return kill_marked(lambda one: one.startswith(prefix), timeout_s)
+    return kill_marked(lambda mark: mark in marks, timeout_s) if marks else (set(), set())
+
+
+def take_over(run_dir: str | os.PathLike[str], mark: str, timeout_s: float = 10.0) -> set[int]:
+    """Note the mark of a new owner in the run directory and kill what the owners before it left; return the pids that live on.
+
+    To be called under the store's lock, before anything is requeued. Marks are forgotten when all that bore them is proved dead.
+    """
+    path = os.path.join(run_dir, OWNERS)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        older = os.read(fd, OWNERS_BYTES_MAX).decode("ascii", "replace").split()
+        os.write(fd, f"{mark}\n".encode())
+    finally:
+        os.close(fd)
+    _, alive = kill_owned(older, timeout_s)
+    if not alive:
+        fresh = f"{path}.new"
+        with open(fresh, "w", encoding="ascii") as file:
+            file.write(f"{mark}\n")
+        os.replace(fresh, path)
+    return alive

@@ -10,32 +10,40 @@ from taskpool.engines import linux
 TRACKER_S = 1.0  # how long a resource tracker may go on after the death of those it served
 
 
-def kill_tree(pid: int, parents: tuple[int, ...]) -> None:
-    """Kill a process whose parent is one of these, then all below it, parents first, so that they make no new ones.
+def kill_tree(pid: int, parent: int) -> None:
+    """Kill a process, if that is its parent still, and all below it; parents first, so that they make no new ones.
 
-    What is not its descendant any more at the time of looking is left alone, and so are resource trackers.
+    What could not be looked at (no descriptor is left, it runs as somebody else) is left to a later sweep. So are resource trackers.
     """
-    pidfd = linux.pidfd_open(pid)
-    if pidfd is None:
-        return
-    try:
-        entry = linux.process(pid)  # of this very process, which the pidfd holds, unless it has ended
-        if entry is not None and entry.ppid in parents and not is_tracker(pid):
-            kill_with_all_below(pid, pidfd)
-    finally:
-        os.close(pidfd)
-
-
-def kill_with_all_below(pid: int, pidfd: int) -> None:
-    """Kill a process that is held by its pidfd, and all below it as `kill_tree` does."""
-    below = linux.children(pid)
-    try:
-        linux.pidfd_signal(pidfd, signal.SIGKILL)
-    except PermissionError:
-        return  # it runs as somebody else now
     me = os.getpid()
+    waiting = [(pid, parent)]
+    while waiting:
+        pid, parent = waiting.pop()
+        try:
+            pidfd = linux.pidfd_open(pid)
+            if pidfd is None:
+                continue
+            try:
+                entry = linux.process(pid)  # of this very process, which the pidfd holds, unless it has ended
+                if entry is not None and entry.ppid in (parent, me) and not is_tracker(pid):
+                    below = linux.children(pid)
+                    linux.pidfd_signal(pidfd, signal.SIGKILL)
+                    waiting += [(child, pid) for child in below]
+            finally:
+                os.close(pidfd)
+        except OSError:
+            continue
+
+
+def kill_held(pid: int, pidfd: int) -> None:
+    """Kill a process that is held by its pidfd, whatever happens, and all below it as `kill_tree` does."""
+    try:
+        below = linux.children(pid)
+    except OSError:
+        below = []
+    linux.pidfd_signal(pidfd, signal.SIGKILL)
     for child in below:
-        kill_tree(child, (pid, me))  # of this process, if its parent is gone already
+        kill_tree(child, pid)
 
 
 def is_tracker(pid: int) -> bool:

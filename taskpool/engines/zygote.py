@@ -239,8 +239,7 @@ class Zygote:
 
     def _orphaned(self) -> NoReturn:
         """The supervisor is gone: nothing of its epoch may live on."""
-        store, _, epoch = self._mark.rpartition(":")
-        sweep.kill_epoch(store, int(epoch))
+        sweep.kill_owned([self._mark])
         os._exit(0)
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from taskpool.supervisor.process import main
+from taskpool.supervisor.start import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -23,6 +23,7 @@ from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.core.scheduler import Scheduler
 from taskpool.engines import recovery, sweep
+from taskpool.engines.launch import Launched, launch
 from taskpool.engines.node import Node
 from taskpool.errors import InternalError, StoreLocked, TaskpoolError
 from taskpool.model import Stats
@@ -30,6 +31,7 @@ from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk, stats_of
 from taskpool.supervisor.loop import Loop
 from taskpool.supervisor.server import Connection, Server
+from taskpool.supervisor.start import new_mark
 from taskpool.wire import messages as wire
 from taskpool.wire.frames import FrameWriter
 from taskpool.wire.poller import Poller
@@ -38,13 +40,13 @@ OPEN_WAIT_S = 5.0  # how long a new owner waits for one that is just ending
 GOODBYE = "the pool was stopped"
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], zygote: Launched) -> int:
     """Serve the script at the other end of an inherited socket (`--fd N`) until it leaves. Return the exit code."""
     sock = socket.socket(fileno=int(argv[argv.index("--fd") + 1]))
     sock.set_inheritable(False)
     boot = _receive_boot(sock)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    supervisor = Supervisor(boot.settings, boot.prepare, log=lambda line: None)
+    supervisor = Supervisor(boot.settings, boot.prepare, log=lambda line: None, zygote=zygote)
     return supervisor.serve_owner(sock, boot.owner_pid)
 
 
@@ -59,8 +61,12 @@ def serve(settings: Settings, prepare: wire.Prepare, *, log: Callable[[str], Non
 class Supervisor:
     """One supervisor, from start to end."""
 
-    def __init__(self, settings: Settings, prepare: wire.Prepare, *, log: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: Settings, prepare: wire.Prepare, *, log: Callable[[str], None], zygote: Launched | None = None
+    ) -> None:
+        """zygote: one that was launched already, so that it could begin early."""
         self.settings = settings
+        self._zygote = zygote or launch(new_mark())
         self._log = log
         self._started = time.monotonic()
         self._poller = Poller()
@@ -100,16 +106,13 @@ class Supervisor:
 
     def _assemble(self) -> None:
         settings = self.settings
-        store = self._store = open_store(settings, self._log)
-        run_dir = store.places.run
-        _, alive = sweep.sweep_before_start(store.mark)  # under the store's lock: whoever bears the mark is of a dead owner
-        if alive:
-            store.close(clean=False)
-            pids = ", ".join(map(str, sorted(alive)))
-            raise StoreLocked(
-                f"processes of the last owner live on and cannot be killed: {pids}", hint="end them, then start again"
-            )
-        self._node = Node(run_dir, store.epoch, store.mark, prepare=self._prepare)
+        try:
+            store = self._store = self._open()
+        except BaseException:
+            self._zygote.sock.close()  # which ends it
+            self._zygote.process.wait()
+            raise
+        self._node = Node(store.places.run, store.epoch, self._zygote.mark, prepare=self._prepare, zygote=self._zygote)
         scheduler = self._scheduler = Scheduler(
             settings.workers, depth_max=self._node.mailbox_limit, grace_s=settings.cancel_grace_s
         )
@@ -132,6 +135,18 @@ class Supervisor:
         self._check = store.start_check() if store.unclean else None
         if self._check is not None:
             self._poller.add(self._check.fileno(), self._on_checked)
+
+    def _open(self) -> Store:
+        """Own the store, and prove dead what the owners before left behind."""
+        store = open_store(self.settings, self._log)
+        alive = sweep.take_over(store.places.run, self._zygote.mark)
+        if alive:
+            store.close(clean=False)
+            pids = ", ".join(map(str, sorted(alive)))
+            raise StoreLocked(
+                f"processes of the last owner live on and cannot be killed: {pids}", hint="end them, then start again"
+            )
+        return store
 
     def _recover(self) -> None:
         """Turn what the last owner left behind into events: rows that ran, the pages of their workers, and what waits."""

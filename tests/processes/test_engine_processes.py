@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from taskpool.core import events as ev
-from taskpool.engines import recovery, sweep
+from taskpool.engines import launch, recovery, sweep
 from taskpool.engines.engine import Limits
 from taskpool.wire.codec import decode_result
 from taskpool.wire.messages import Checkpointed, Report
@@ -102,6 +102,17 @@ def test_helpers_of_the_supervisor_are_not_swept(rig: Rig) -> None:
     finally:
         helper.kill()
         helper.wait()
+
+
+def test_shared_memory_of_a_killed_worker_is_freed(rig: Rig, tmp_path: Path) -> None:
+    """What is left behind is killed at once, but for the one whose work is to free what its dead users held."""
+    worker = rig.ready(1)
+    rig.send(worker, (bodies.share_and_wait, str(tmp_path / "name")))
+    name = rig.until_file(tmp_path / "name")
+    assert os.path.exists(f"/dev/shm/{name}")
+    rig.engine.kill(worker, 0, "retire")
+    rig.death(worker)
+    rig.until(lambda: not os.path.exists(f"/dev/shm/{name}"), "the end of the shared memory")
 
 
 # ---- the zygote -----------------------------------------------------------------------------------------------------
@@ -272,7 +283,7 @@ def start_owner(tmp_path: Path, mark: str, plan: str, epoch: int = 1) -> subproc
 
 
 def marked(mark: str) -> set[int]:
-    return {int(name) for name in os.listdir("/proc") if name.isdigit() and f"{mark}:1" in sweep.marks_of(int(name))}
+    return {int(name) for name in os.listdir("/proc") if name.isdigit() and mark in sweep.marks_of(int(name))}
 
 
 def test_when_the_owner_is_killed_everything_of_it_dies(tmp_path: Path) -> None:
@@ -293,21 +304,21 @@ def test_when_owner_and_zygote_are_killed_the_next_start_sweeps(tmp_path: Path) 
     owner.kill()
     owner.wait()
     assert marked(mark)
-    killed, left = sweep.sweep_before_start(mark)
-    assert killed
-    assert not left
+    (tmp_path / "run" / sweep.OWNERS).write_text(f"{mark}\n")
+    assert not sweep.take_over(tmp_path / "run", "next-owner")
     assert not marked(mark)
+    assert (tmp_path / "run" / sweep.OWNERS).read_text() == "next-owner\n"
 
 
 def test_a_sweep_spares_other_marks_its_caller_and_the_ancestors(tmp_path: Path) -> None:
     mark = f"spare-{os.getpid()}"
-    environment = sweep.marked_environment(dict(os.environ), mark, 7)
+    environment = launch.marked_environment(dict(os.environ), mark)
     code = (
         "import os, subprocess, sys\n"
-        "from taskpool.engines import sweep\n"
+        "from taskpool.engines import launch, sweep\n"
         f"child = subprocess.Popen(['sleep', '3600'])\n"
-        f"other = subprocess.Popen(['sleep', '3600'], env=sweep.marked_environment({{}}, 'another-mark', 7))\n"
-        f"killed, left = sweep.sweep_before_start({mark!r})\n"
+        f"other = subprocess.Popen(['sleep', '3600'], env=launch.marked_environment({{}}, 'another-mark'))\n"
+        f"killed, left = sweep.kill_owned([{mark!r}])\n"
         "assert killed == {child.pid} and not left, (killed, left)\n"
         "assert other.poll() is None\n"
         "other.kill()\n"
@@ -316,9 +327,9 @@ def test_a_sweep_spares_other_marks_its_caller_and_the_ancestors(tmp_path: Path)
 
 
 def test_nested_owners_are_found_by_both_marks() -> None:
-    outer = sweep.marked_environment({}, "outer", 1)
-    inner = sweep.marked_environment(outer, "inner", 2)
-    assert inner[sweep.MARK].split() == ["outer:1", "inner:2"]
+    outer = launch.marked_environment({}, "outer")
+    inner = launch.marked_environment(outer, "inner")
+    assert inner[launch.MARK].split() == ["outer", "inner"]
 
 
 def test_the_pages_of_a_killed_owner_tell_what_it_had_not_stored(tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""Executing a zygote: with the standard library only, so that a supervisor can do it first of all and import the rest meanwhile."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from typing import NamedTuple
+
+MARK = "TASKPOOL_MARK"  # in the environment of all that descends from a zygote: whose it is (`sweep`)
+
+# Run with `python -c`, which puts the directory that the pool happens to be started in before the standard library.
+COMMAND = "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv[1]]; from taskpool.engines.zygote import main; main()"
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+
+class Launched(NamedTuple):
+    """A zygote that was executed and waits for its Prepare: the process, our end of its socket, its owner's mark."""
+
+    process: subprocess.Popen[bytes]
+    sock: socket.socket
+    mark: str
+
+
+def launch(mark: str, *, python: str = sys.executable, environment: dict[str, str] | None = None) -> Launched:
+    """Execute a zygote whose descendants bear the mark. OSError if that cannot be."""
+    mine, theirs = socket.socketpair()
+    try:
+        process = subprocess.Popen(
+            [python, *_interpreter_flags(), "-c", COMMAND, _ROOT, str(theirs.fileno()), str(os.getpid()), mark],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=2,
+            env=marked_environment(dict(os.environ) if environment is None else environment, mark),
+            start_new_session=True,
+        )
+    except BaseException:
+        mine.close()
+        raise
+    finally:
+        theirs.close()
+    mine.setblocking(False)
+    return Launched(process, mine, mark)
+
+
+def marked_environment(environment: dict[str, str], mark: str) -> dict[str, str]:
+    """Return the environment with an owner's mark (without spaces) added to whatever marks it has: pools nest."""
+    return {**environment, MARK: " ".join([*environment.get(MARK, "").split(), mark])}
+
+
+def _interpreter_flags() -> list[str]:
+    """Return the options this interpreter was started with (-O, -W, -X …), as multiprocessing hands them on."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return flags

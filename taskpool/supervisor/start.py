@@ -1,0 +1,20 @@
+"""The first moments of a Pool's supervisor: the zygote is executed before anything else is imported, so that both start at once."""
+
+from __future__ import annotations
+
+import os
+
+from taskpool.engines.launch import launch
+
+
+def main(argv: list[str]) -> int:
+    """Serve the script at the other end of the inherited socket that `--fd N` names. Return the exit code."""
+    zygote = launch(new_mark())
+    from taskpool.supervisor.process import main as serve
+
+    return serve(argv, zygote)
+
+
+def new_mark() -> str:
+    """Return a name that no other owner of any store has."""
+    return os.urandom(12).hex()
