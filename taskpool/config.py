@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 import os
-import re
-import stat
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from taskpool.errors import InvalidSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path  # imported where one is made: it costs a third of a pool's imports
 
 Durability = Literal["power", "process"]
 OnOwnerDeath = Literal["stop", "drain"]
@@ -25,7 +25,7 @@ OnOwnerDeath = Literal["stop", "drain"]
 WORKERS_MAX = 1024
 SOCKET_PATH_BYTES_MAX = 107  # sun_path less its terminating zero
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_NAME_LENGTH_MAX = 100
 _FILE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 
 
@@ -108,6 +108,8 @@ def store_path(store: str | os.PathLike[str]) -> Path:
     What holds a slash or ends in .db, .sqlite or .sqlite3 is a path; a name makes `$XDG_DATA_HOME/taskpool/<name>.db` and that
     directory (0700). Symbolic links are followed, so that one file has one owner. Raises InvalidSettings.
     """
+    from pathlib import Path
+
     text = os.fsdecode(store)
     if not text or "\0" in text:
         raise InvalidSettings(f"a store is a path or a name: {store!r}")
@@ -118,7 +120,7 @@ def store_path(store: str | os.PathLike[str]) -> Path:
         if path.is_dir():
             raise InvalidSettings(f"{path} is a directory", hint="name a file in it")
         return path
-    if not _NAME.fullmatch(text):
+    if len(text) > _NAME_LENGTH_MAX or text[0] in ".-" or not all(c.isascii() and (c.isalnum() or c in "_.-") for c in text):
         raise InvalidSettings(f"{text!r} is no name of a store", hint="letters, digits, dots and dashes; or a path with a slash")
     import platformdirs
 
@@ -132,6 +134,8 @@ def socket_path(db: str | os.PathLike[str]) -> Path:
 
     Nothing is made. The directory must be the user's own, 0700; the supervisor sees to it.
     """
+    from pathlib import Path
+
     path = Path(f"{os.path.realpath(os.fspath(db))}.d/run/sock")
     if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX:
         return path
@@ -151,57 +155,51 @@ def usable_cpus() -> int:
     """Return how many CPUs this process may keep busy: its affinity (or PYTHON_CPU_COUNT), bounded by the quota of its cgroups."""
     count = getattr(os, "process_cpu_count", None)  # Python 3.13
     cpus: int = (count() or 1) if count is not None else len(os.sched_getaffinity(0))
-    quota = cgroup_cpus(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))
+    quota = cgroup_cpus("/proc/self/cgroup", "/sys/fs/cgroup")
     return max(1, min(cpus, math.ceil(quota))) if quota is not None else cpus
 
 
-def cgroup_cpus(membership: Path, mount: Path) -> float | None:
+def cgroup_cpus(membership: str | os.PathLike[str], mount: str | os.PathLike[str]) -> float | None:
     """Return the CPU quota of a process's cgroups (v2 or v1), None if there is none. A quota of any group above counts too."""
     try:
-        lines = membership.read_text().splitlines()
+        lines = _read(os.fspath(membership)).splitlines()
     except OSError:
         return None
+    root = os.fspath(mount)
     quotas: list[float] = []
     for line in lines:
         _, controllers, group = line.split(":", 2)
         if controllers == "":
-            quotas += _quotas(mount, group, _quota_v2)
+            quotas += _quotas(root, group, _quota_v2)
         elif "cpu" in controllers.split(","):
             for place in (controllers, "cpu"):
-                quotas += _quotas(mount / place, group, _quota_v1)
+                quotas += _quotas(f"{root}/{place}", group, _quota_v1)
     return min(quotas, default=None)
 
 
-def _quotas(root: Path, group: str, read: Callable[[Path], float | None]) -> list[float]:
+def _quotas(root: str, group: str, read: Callable[[str], float | None]) -> list[float]:
     """Return the quotas of a group and all groups above it; inside a container the group's path may not exist: then the root's."""
     parts = [part for part in group.split("/") if part not in ("", "..")]
-    places = [root.joinpath(*parts[:n]) for n in range(len(parts), -1, -1)]
+    places = ["/".join([root, *parts[:n]]) for n in range(len(parts), -1, -1)]
     return [quota for place in places if (quota := read(place)) is not None]
 
 
-def _quota_v2(place: Path) -> float | None:
+def _quota_v2(place: str) -> float | None:
     try:
-        quota, period = (place / "cpu.max").read_text().split()
+        quota, period = _read(f"{place}/cpu.max").split()
         return int(quota) / int(period) if quota != "max" else None
     except (OSError, ValueError, ZeroDivisionError):
         return None
 
 
-def _quota_v1(place: Path) -> float | None:
+def _quota_v1(place: str) -> float | None:
     try:
-        quota = int((place / "cpu.cfs_quota_us").read_text())
-        return quota / int((place / "cpu.cfs_period_us").read_text()) if quota > 0 else None
+        quota = int(_read(f"{place}/cpu.cfs_quota_us"))
+        return quota / int(_read(f"{place}/cpu.cfs_period_us")) if quota > 0 else None
     except (OSError, ValueError, ZeroDivisionError):
         return None
 
 
-# ---- who else lives here --------------------------------------------------------------------------------------------
-
-
-def is_private_dir(path: Path) -> bool:
-    """Whether a directory exists and is this user's alone (no symbolic link, 0700 or less)."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read()

@@ -387,9 +387,10 @@ def test_a_forked_child_is_told_and_its_parent_goes_on(connected: Any) -> None:
                 lambda: client.submit(work),
                 lambda: client.submit_nowait(work),
                 client.stats,
-                client.close,
                 lambda: stored.task(),
+                lambda: client.future(1),
             ]
+            client.close()
             for call in calls:
                 try:
                     call()

@@ -440,6 +440,15 @@ def test_a_forked_child_leaves_the_pool_alone(pool: Pool) -> None:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert pool.submit(add, 1, 2).result(WAIT_S) == 3
+    left = os.fork()
+    if left == 0:
+        try:
+            with pool:
+                pass
+        finally:
+            os._exit(0)
+    os.waitpid(left, 0)
+    assert pool.submit(add, 1, 2).result(WAIT_S) == 3
 
 
 # ---- pools of their own -------------------------------------------------------------------------------------------------
@@ -620,6 +629,76 @@ def test_a_script_is_ended_and_run_again(tmp_path: Path, end: signal.Signals) ->
     assert (second.stdout, second.returncode) == ("55\n", 0), second.stderr
     assert (tmp_path / "done").read_text().split() == ["0", "1", "2", "3", "4", "5"]
     gone(tmp_path / "x.db")
+
+
+def test_a_script_may_let_its_tasks_drain(tmp_path: Path) -> None:
+    """With on_owner_death="drain" what runs ends and is recorded, though nobody is left to ask for it."""
+    command = script(
+        tmp_path,
+        """
+        import sys, time
+        from pathlib import Path
+        from taskpool import Pool
+
+        def slow(place):
+            Path(place, "begun").touch()
+            while not Path(place, "go").exists():
+                time.sleep(0.005)
+            return "drained"
+
+        if __name__ == "__main__":
+            with Pool(Path(sys.argv[1], "x.db"), workers=1, on_owner_death="drain") as pool:
+                pool.submit(slow, sys.argv[1])
+        """,
+    )
+    first = subprocess.Popen([*command, str(tmp_path)], env=environment())
+    began(tmp_path / "begun")
+    first.kill()
+    first.wait(WAIT_S)
+    (tmp_path / "go").touch()
+    gone(tmp_path / "x.db")
+    with Pool(tmp_path / "x.db", workers=1) as pool:
+        (drained,) = pool.list()
+        assert (drained.status, drained.attempt) == ("succeeded", 1)
+        assert pool.future(drained.id).result(WAIT_S) == "drained"
+
+
+def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    command = script(
+        tmp_path,
+        """
+        from taskpool import Pool
+
+        if __name__ == "__main__":
+            with Pool(workers=1) as pool:
+                print(sum(pool.map(abs, range(-20, 0), progress="pricing")))
+        """,
+    )
+    ours, theirs = os.openpty()
+    environ = {**environment(), "TERM": "xterm", "COLUMNS": "100"}
+    shown = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=theirs, text=True)
+    os.close(theirs)
+    drawn = b""
+    while True:
+        try:
+            data = os.read(ours, 65536)
+        except OSError:  # the other side of a terminal was closed
+            break
+        drawn += data
+    os.close(ours)
+    assert shown.communicate(timeout=WAIT_S)[0] == "210\n"
+    assert shown.returncode == 0
+    assert b"pricing" in drawn
+    assert b"20/20" in drawn
+
+
+def test_a_pool_inside_a_task(pool: Pool) -> None:
+    assert pool.submit(_nested).result(WAIT_S) == [0, 1, 2]
+
+
+def _nested() -> list[int]:
+    with Pool(workers=1) as inner:
+        return list(inner.map(abs, range(3)))
 
 
 def test_a_pool_that_is_never_left_ends_with_its_script(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """What callers hold: ways to hand in tasks, to look at them, and to change their fate.
 
 `Submitter` is the part that hands in; a Client, a Pool and the views that `options(…)` makes of them share it. A Client speaks over
-a connection to a supervisor that somebody else owns.
+a connection to a supervisor that somebody else owns. The connection, futures and the codec are imported when a client is made: a
+Pool does that while its supervisor is starting.
 """
 
 from __future__ import annotations
@@ -10,21 +11,23 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from datetime import datetime
-from typing import Any, NamedTuple, ParamSpec, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypedDict, TypeVar, Unpack
 
 import msgspec
 
 from taskpool.config import socket_path, store_path
-from taskpool.doors.future import TaskFuture
-from taskpool.doors.link import Bundle, Link
 from taskpool.doors.options import NOTHING_SAID, Said, TaskOptions
 from taskpool.errors import InvalidTask, NoServer, PoolStopped
 from taskpool.model import Attempt, Filter, Stats, Status, Task
 from taskpool.wire import messages as wire
-from taskpool.wire.codec import CallEncoder
 from taskpool.wire.messages import News
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from taskpool.doors.future import TaskFuture
+    from taskpool.doors.link import Bundle, Link
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,6 +52,8 @@ class Plan:
     __slots__ = ("description", "encode", "fixed", "fn", "name", "priority", "queue", "said")
 
     def __init__(self, fn: Callable[..., Any], said: Said) -> None:
+        from taskpool.wire.codec import CallEncoder
+
         encoder = CallEncoder(fn)
         self.fn = fn
         self.said = said
@@ -363,6 +368,8 @@ def connect(store: str | os.PathLike[str], *, timeout: float = CONNECT_TIMEOUT_S
 
     Raises NoServer if nobody is there, or does not answer within `timeout` seconds.
     """
+    from taskpool.doors.link import Link
+
     text = os.fspath(store)
     path = text[5:] if text.startswith("unix:") else os.fspath(socket_path(store_path(store)))
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)

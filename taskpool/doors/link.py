@@ -613,8 +613,9 @@ class Link:
         return self._ended is not None
 
     def close(self, reason: str = "the pool was closed") -> None:
-        """Leave: open futures end with PoolStopped. Safe to call twice, and from callbacks."""
-        self.check_process()
+        """Leave: open futures end with PoolStopped. Safe to call twice, from callbacks, and in a forked child (which has left)."""
+        if self.forked:
+            return
         self._end(reason)
         if threading.get_ident() != self._thread_id:  # else a callback closes its own pool: the thread ends after it
             self._thread.join()

@@ -1,30 +1,28 @@
-"""Pool: a supervisor process of one's own, and the first of its clients."""
+"""Pool: a supervisor process of one's own, and the first of its clients.
+
+The process is started first of all; what this side needs is imported while it starts.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import threading
 import weakref
 from collections.abc import Iterable
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from taskpool import config
 from taskpool.config import Durability, OnOwnerDeath, Settings
 from taskpool.doors.client import Client, enter, leave
-from taskpool.doors.link import Link
-from taskpool.engines.preparation import describe_main
 from taskpool.errors import InvalidSettings, MissingGuard, PoolStopped
-from taskpool.wire.description import main_stem
-from taskpool.wire.frames import FrameWriter
-from taskpool.wire.messages import Boot, Prepare, encoder
+from taskpool.wire.messages import Boot, Prepare, Stop, encoder
+
+if TYPE_CHECKING:
+    from taskpool.doors.link import Link
 
 STOP_LIMIT_S = 30.0  # a supervisor that has not ended so long after it should have is killed, and its workers with it
 CAUSE_WAIT_S = 0.03  # from the end of the connection to asking how the supervisor died
@@ -37,7 +35,7 @@ root, *path = sys.argv[3:]
 sys.path.insert(0, root)
 import taskpool
 sys.path[:] = [*sys.path[1:], *path]
-from taskpool.supervisor.start import main
+from taskpool.supervisor.process import main
 sys.exit(main(sys.argv[1:3]))
 """
 
@@ -68,25 +66,28 @@ class Pool(Client):
         preload: Iterable[str] = (),
     ) -> None:
         _require_linux()
-        prepare = _prepare(preload)
-        private = store is None
-        directory = tempfile.mkdtemp(prefix="taskpool-") if private else None
+        _require_guard()
+        modules = _modules(preload)
+        said: dict[str, Any] = {
+            "private": store is None,
+            "workers": workers,
+            "durability": durability,
+            "on_owner_death": on_owner_death,
+            "owner_grace": owner_grace,
+            "cancel_grace": cancel_grace,
+        }
+        # All is checked before anything is started; the place of a private store is made after.
+        self.settings: Settings = config.settings("/" if store is None else config.store_path(store), **said)
+        self._supervisor = Supervisor()
+        directory = None
         try:
-            path = Path(directory, "pool.db") if directory is not None else config.store_path(store or "")
-            self.settings: Settings = config.settings(
-                path,
-                private=private,
-                workers=workers,
-                durability=durability,
-                on_owner_death=on_owner_death,
-                owner_grace=owner_grace,
-                cancel_grace=cancel_grace,
-            )
-            self._supervisor = Supervisor(self.settings, prepare)
-            super().__init__(self._supervisor.link)
+            if store is None:
+                directory = _private_directory()
+                self.settings = config.settings(os.path.join(directory, "pool.db"), **said)
+            super().__init__(self._supervisor.boot(self.settings, modules))
         except BaseException:
-            if directory is not None:
-                shutil.rmtree(directory, ignore_errors=True)
+            self._supervisor.end()
+            _throw_away(directory)
             raise
         # Also for a pool that is never left: at its collection, or at the interpreter's end.
         self._finalizer = weakref.finalize(self, _end, self._supervisor, directory)
@@ -116,9 +117,8 @@ class Pool(Client):
 
     def _leave(self, *, wait: bool, grace: float | None = 0.0) -> None:
         leave(self)
-        if self._left:
-            return
-        self._link.check_process()
+        if self._left or self._link.forked:
+            return  # what a forked child leaves goes on in its parent
         try:
             if wait:
                 self._link.join()
@@ -129,41 +129,49 @@ class Pool(Client):
 
 
 class Supervisor:
-    """The supervisor's process as the one who started it sees it."""
+    """The supervisor's process as the one who started it sees it: it starts at once, and `boot` tells it what to serve."""
 
-    def __init__(self, settings: Settings, prepare: Prepare) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            with theirs:
-                command = [sys.executable, "-P", "-c", _SUPERVISOR, "--fd", str(theirs.fileno()), *_search_path()]
+    link: Link | None = None
+    _patience: float | None = STOP_LIMIT_S
+
+    def __init__(self) -> None:
+        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            command = [sys.executable, "-P", "-c", _SUPERVISOR, "--fd", str(theirs.fileno()), *_search_path()]
+            try:
                 self.process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
                 )
-            self._lock = threading.Lock()
-            FrameWriter(ours).send(encoder.encode(Boot(settings, prepare, os.getpid())))
-            self.link = Link(ours, name="pool", cause=self._cause)
-        except BaseException:
-            ours.close()
-            if hasattr(self, "process"):
-                self.end()
-            raise
+            except BaseException:
+                self._sock.close()
+                raise
+
+    def boot(self, settings: Settings, preload: tuple[str, ...]) -> Link:
+        """Tell it what to serve, and connect. Raises what it refuses with."""
+        from taskpool.doors.link import Link
+
+        frame = encoder.encode(Boot(settings, _prepare(preload), os.getpid()))
+        try:
+            self._sock.sendall(len(frame).to_bytes(4, "little") + frame)
+        except OSError:
+            pass  # it is dead already; greeting it finds out how it died
+        self.link = Link(self._sock, name="pool", cause=self._cause)
+        return self.link
 
     def ask_to_stop(self, grace_s: float | None) -> None:
         """Ask it to end; grace_s as in the Stop request."""
-        from taskpool.wire.messages import Stop
-
-        self.link.request_soon(lambda seq: Stop(seq, grace_s))
+        if self.link is not None:
+            self.link.request_soon(lambda seq: Stop(seq, grace_s))
         self._patience = None if grace_s is None else grace_s + STOP_LIMIT_S
-
-    _patience: float | None = STOP_LIMIT_S
 
     def end(self) -> None:
         """Wait for its end, or make one, and reap it. Safe to call twice."""
-        link: Link | None = getattr(self, "link", None)
-        if link is not None:
-            link.wait_gone(self._patience)
-            link.close("the pool was closed")
         try:
+            if self.link is not None:
+                self.link.wait_gone(self._patience)
+                self.link.close("the pool was closed")
+            else:
+                self._sock.close()  # it ends when it sees this
             self.process.wait(STOP_LIMIT_S)
         except BaseException as error:  # it hangs, or the user does not want to wait: its workers die with it
             self.process.kill()
@@ -183,21 +191,51 @@ class Supervisor:
 
 def _end(supervisor: Supervisor, directory: str | None) -> None:
     """End a pool for good, and throw its private store away."""
+    link = supervisor.link
+    assert link is not None
+    if link.forked:
+        return  # a child of the owner: nothing of it is ours
     try:
-        if supervisor.link.forked:
-            return  # a child of the owner: nothing of it is ours
-        if not supervisor.link.stopped:
+        if not link.stopped:
             supervisor.ask_to_stop(0.0)
         supervisor.end()
     finally:
-        if directory is not None and not supervisor.link.forked:
-            shutil.rmtree(directory, ignore_errors=True)
+        _throw_away(directory)
 
 
-def _prepare(preload: Iterable[str]) -> Prepare:
+def _private_directory() -> str:
+    from tempfile import mkdtemp
+
+    return mkdtemp(prefix="taskpool-")
+
+
+def _throw_away(directory: str | None) -> None:
+    if directory is not None:
+        from shutil import rmtree
+
+        rmtree(directory, ignore_errors=True)
+
+
+def _modules(preload: Iterable[str]) -> tuple[str, ...]:
     modules: tuple[Any, ...] = tuple(preload) if not isinstance(preload, str) else (preload,)
     if not all(isinstance(module, str) and module for module in modules):
         raise InvalidSettings(f"preload takes names of modules: {modules!r:.120}")
+    return modules
+
+
+def _prepare(preload: tuple[str, ...]) -> Prepare:
+    """Return what workers must know of this script."""
+    from taskpool.engines.preparation import describe_main
+    from taskpool.wire.description import main_stem
+
+    try:
+        return Prepare(describe_main(), preload, main_stem())
+    except RuntimeError as error:
+        raise MissingGuard(str(error)) from error
+
+
+def _require_guard() -> None:
+    """Raise MissingGuard while the script is imported for workers."""
     frame: Any = sys._getframe()
     while frame is not None:
         if frame.f_globals.get("__name__") == "__mp_main__" and frame.f_code.co_name == "<module>":
@@ -206,10 +244,6 @@ def _prepare(preload: Iterable[str]) -> Prepare:
                 hint='put what starts the pool under `if __name__ == "__main__":`',
             )
         frame = frame.f_back
-    try:
-        return Prepare(describe_main(), modules, main_stem())
-    except RuntimeError as error:
-        raise MissingGuard(str(error)) from error
 
 
 def _search_path() -> list[str]:
