@@ -35,7 +35,7 @@ root, *path = sys.argv[3:]
 sys.path.insert(0, root)
 import taskpool
 sys.path[:] = [*sys.path[1:], *path]
-from taskpool.supervisor.process import main
+from taskpool.supervisor.start import main
 sys.exit(main(sys.argv[1:3]))
 """
 
