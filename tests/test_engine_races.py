@@ -11,7 +11,9 @@ import pytest
 from taskpool.core import events as ev
 from taskpool.engines import link as link_module
 from taskpool.engines import node as node_module
+from taskpool.engines.preparation import describe_main
 from taskpool.wire import barrier
+from taskpool.wire.messages import Prepare
 from taskpool.wire.page import CURRENT, LIMIT, NO_LIMIT
 from tests import engine_bodies as bodies
 from tests.engine_rig import Rig
@@ -124,4 +126,27 @@ def test_without_membarrier_a_mailbox_holds_one(tmp_path: Path, monkeypatch: pyt
     assert rig.wait(ev.TakenBack).above == n
     rig.engine.kill(worker, n, "cancel")
     assert rig.death(worker).begun == n
+    rig.close()
+
+
+def test_a_machine_that_cannot_fork_is_asked_again_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fork() fails twice, in the zygote and in the process between, as it does when there are too many processes."""
+    (tmp_path / "no_fork.py").write_text(
+        "import os\n"
+        "real, calls, zygote = os.fork, [], os.getpid()\n"
+        "def fork():\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == (1 if os.getpid() == zygote else 3):\n"
+        "        raise BlockingIOError(11, 'Resource temporarily unavailable')\n"
+        "    return real()\n"
+        "os.fork = fork\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    rig = Rig(tmp_path / "run", prepare=Prepare(main=describe_main(), preload=("no_fork",)))
+    for worker in (1, 2):
+        rig.engine.spawn(worker)
+        failed = rig.wait(ev.WorkerFailed)
+        assert (failed.worker, "cannot fork" in failed.error) == (worker, True)
+    rig.ready(3)
+    assert rig.call(3, bodies.double, 2) == 4
     rig.close()

@@ -290,8 +290,15 @@ class Node:
             self._deliver(WorkerFailed(forked.worker_id, forked.error))
             return
         link.handed_over()
-        with self._killer.lock:
-            link.born(forked.pid)
+        try:
+            with self._killer.lock:
+                link.born(forked.pid)
+        except OSError as error:  # the end of its link ends it; it is reaped as an orphan
+            self._drop(link)
+            self._orphans.again = True
+            self._after("sweep", 0)
+            self._deliver(WorkerFailed(forked.worker_id, f"no descriptor for a worker: {error}"))
+            return
         self._pids[forked.pid] = link
         self._poller.add(link.pidfd, partial(self._on_death, link))
         self._attend(link)
@@ -498,6 +505,7 @@ class Node:
                 if link.ready:
                     self._orphans.sweep_worker(link)
         if self._orphans.again:
+            self._orphans.again = False
             self._after("sweep", SWEEP_NS)
 
     # ---- marks ------------------------------------------------------------------------------------------------------
@@ -630,6 +638,7 @@ class Node:
     def _end_orphans(self) -> None:
         until = time.monotonic() + STOP_S
         while time.monotonic() < until:
+            self._orphans.again = False
             self._orphans.sweep(self._orphans.candidates(), lambda pid: False)
             if self._orphans.wait(0.1) and not self._orphans.reaped and not self._orphans.again:
                 break

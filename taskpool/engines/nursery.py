@@ -69,12 +69,17 @@ class Nursery:
             self._flush()
 
     def fork(self, worker_id: int, descriptors: Sequence[int]) -> Forked | None:
-        """Ask for a worker; return at once the refusal of a nursery that is broken, else None.
+        """Ask for a worker; return at once the refusal of a nursery that cannot ask, else None.
 
         The descriptors must stay open until `handed_over` names the worker.
         """
         if self._broken:
             return Forked(worker_id, 0, self._broken)
+        if self._process is None:
+            try:
+                self._begin()
+            except OSError as error:
+                return Forked(worker_id, 0, f"no process that could fork workers: {error}")
         self._asked[worker_id] = None
         self._put(_encoder.encode(Fork(worker_id)), descriptors, worker_id)
         self._flush()
@@ -135,10 +140,10 @@ class Nursery:
 
     def _died(self) -> list[Prepared | Forked]:
         assert self._process is not None
+        self._process.kill()  # it closed its socket, so it is at its end in any case; and before ours is closed, lest it sweeps
+        code = self._process.wait()
         self._poller.remove(self._socket.fileno())
         self._socket.close()
-        self._process.kill()  # its socket is closed, so it is at its end in any case
-        code = self._process.wait()
         self._process, self.pid = None, 0
         asked = list(self._asked)
         if not self._prepared:
@@ -149,7 +154,10 @@ class Nursery:
             self._asked.clear()
             return [Prepared(error=self._broken), *(Forked(worker_id, 0, self._broken) for worker_id in asked)]
         self._lost = [*self._lost, *asked]
-        self._begin()
+        try:
+            self._begin()
+        except OSError:
+            pass  # the next `fork` tries again, and tells if it cannot
         return []
 
     # ---- the end ----------------------------------------------------------------------------------------------------

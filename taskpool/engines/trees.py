@@ -13,7 +13,7 @@ TRACKER_S = 1.0  # how long a resource tracker may go on after the death of thos
 def kill_tree(pid: int, parent: int) -> None:
     """Kill a process, if that is its parent still, and all below it; parents first, so that they make no new ones.
 
-    What could not be looked at (no descriptor is left, it runs as somebody else) is left to a later sweep. So are resource trackers.
+    What cannot be looked at (no descriptor is left, it runs as somebody else) is left to a later sweep. So are resource trackers.
     """
     me = os.getpid()
     waiting = [(pid, parent)]
