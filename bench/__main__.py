@@ -23,6 +23,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help=f"interleaved rounds ({ROUNDS}; 1 with --quick)")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round: a rehearsal in three minutes")
     parser.add_argument("--json", action="store_true", help="print the records instead of tables")
+    parser.add_argument("--patience", type=float, default=0.0, metavar="S", help="wait so long for a quiet machine, each time")
     parser.add_argument("--only", action="append", default=[], metavar="CONTENDER", help="measure only these contenders")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=N", help="override a size of the row")
     parser.add_argument("--out", type=Path, help="directory for results; `report` reads and writes there (bench/results, docs)")
@@ -52,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
             rounds=rounds,
             quick=arguments.quick,
             contenders=arguments.only,
+            patience_s=arguments.patience,
             params=dict(_size(text) for text in arguments.set),
             tell=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
         )

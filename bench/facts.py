@@ -77,6 +77,28 @@ def commit_p50_us(directory: Path) -> float:
     return quantile(commit_us(directory), 0.5)
 
 
+def busy_share(seconds: float) -> float:
+    """Return which share of the machine's processor time was in use during the next so many seconds, 0 to 1."""
+    before = _processor_times()
+    time.sleep(seconds)
+    busy, total = (after - then for after, then in zip(_processor_times(), before, strict=True))
+    return busy / total if total else 0.0
+
+
+def _processor_times() -> tuple[int, int]:
+    numbers = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    return sum(numbers) - numbers[3] - numbers[4], sum(numbers)  # idle, and waiting for a disk
+
+
+def wait_for_quiet(patience_s: float, *, share: float = 0.1) -> bool:
+    """Wait until others leave the machine alone for half a second, but no longer than patience_s. Return whether they did."""
+    until = time.monotonic() + patience_s
+    while busy_share(0.5) > share:
+        if time.monotonic() > until:
+            return False
+    return True
+
+
 def _cpu_model() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -121,9 +121,13 @@ def run_row(
     quick: bool = False,
     contenders: Sequence[str] = (),
     params: Params | None = None,
+    patience_s: float = 0.0,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Result:
-    """Measure a row: `rounds` times each contender, interleaved. contenders: only these; params: overrides of the row's sizes."""
+    """Measure a row: `rounds` times each contender, interleaved. contenders: only these; params: overrides of the row's sizes.
+
+    patience_s: so long each measurement waits for a machine on which nothing else runs.
+    """
     sizes = {**(row.quick if quick else row.params), **(params or {})}
     if row.prepare is not None:
         sizes = {**sizes, **row.prepare(sizes)}
@@ -135,6 +139,8 @@ def run_row(
         for name in _rotated(chosen, number):
             if name in result.failures:
                 continue
+            if patience_s and not facts.wait_for_quiet(patience_s):
+                tell(f"{row.id} round {number + 1} {name}: the machine is not quiet")
             try:
                 measured = in_fresh_process(row, name, sizes)
             except ContenderFailed as error:
