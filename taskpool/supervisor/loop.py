@@ -261,7 +261,9 @@ class Loop:
             self._tell_followers(changed)
         if self._progress and now.mono - self._progress_saved_at >= SAVE_PROGRESS_S * NS:
             self._progress_saved_at = now.mono
-            self._store.save_progress(list(self._progress.items()))
+            # What has ended meanwhile left its last word in its report, and that is newer.
+            tasks = self._scheduler.tasks
+            self._store.save_progress([(task_id, at) for task_id, at in self._progress.items() if task_id in tasks])
             self._progress.clear()
 
     def _tell_followers(self, changed: dict[int, Progress]) -> None:

@@ -76,7 +76,6 @@ class Supervisor:
         self._failure: TaskpoolError | None = None
         self._signals = 0
         self._owner: Connection | None = None
-        self._notices: list[str] = []
         self.on_ready: Callable[[wire.Prepared], None] = lambda prepared: None  # handlers are loaded, the socket listens
 
     # ---- the two ways to serve --------------------------------------------------------------------------------------
@@ -244,7 +243,7 @@ class Supervisor:
             refusal = wire.Refused(0, "invalid_handler", "a module with handlers cannot be imported:\n" + prepared.error)
             self._server.send(connection.number, refusal)
             return
-        notices = [*self._notices, *prepared.notices]
+        notices = [*self._store.notices, *prepared.notices]
         welcome = wire.Welcome(wire.PROTOCOL, os.getpid(), self.settings.store, self._store.epoch, self.settings.workers, notices)
         self._server.send(connection.number, welcome)
 

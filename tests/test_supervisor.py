@@ -1,0 +1,39 @@
+"""What the supervisor does beside the scheduler's decisions."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from taskpool import Pool, track
+
+WAIT_S = 30.0
+
+
+def _count(steps: int, pause: float) -> int:
+    for _ in track(range(steps)):
+        time.sleep(pause)
+    return steps
+
+
+def test_the_last_progress_of_an_ended_task_stays(tmp_path: Path) -> None:
+    """What was seen of a body while it ran is not saved over what its report said."""
+    with Pool(tmp_path / "x.db", workers=2, durability="process") as pool:
+        pool.follow(lambda news: None)  # looked at ten times a second, saved once
+        other = pool.submit(_count, 600, 0.05)
+        ends = [pool.submit(_count, 10 + n, 0.03) for n in range(3)]
+        assert [future.result(WAIT_S) for future in ends] == [10, 11, 12]
+        seen = 0.0
+        until = time.monotonic() + WAIT_S
+        saved = 0
+        while saved < 2:  # two savings later
+            assert time.monotonic() < until
+            progress = pool.get(other.id).progress
+            if progress is not None and progress.done != seen:
+                seen, saved = progress.done, saved + 1
+            time.sleep(0.02)
+        for future in ends:
+            progress = pool.get(future.id).progress
+            assert progress is not None
+            assert progress.fraction == 1.0
+        other.cancel()
