@@ -72,8 +72,8 @@ def a_crash_is_charged_to_the_whole_mailbox(patch: pytest.MonkeyPatch) -> None:
 def what_a_dead_worker_had_not_begun_is_lost(patch: pytest.MonkeyPatch) -> None:
     def on_worker_died(original: Any, self: Scheduler, event: ev.WorkerDied, now: Instant) -> None:
         box = self.workers.get(event.worker)
-        for n in [n for n in box.sent if n != event.begun] if box is not None else ():
-            del box.sent[n]
+        if box is not None:
+            box.sent = {n: row for n, row in box.sent.items() if n == event.begun}
         original(self, event, now)
 
     _wrap(patch, Scheduler, "_on_worker_died", on_worker_died)

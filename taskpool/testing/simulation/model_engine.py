@@ -331,19 +331,19 @@ class ModelEngine:
 
     def _outcome(self) -> tuple[int, TaskError | None]:
         chance = self._random.random()
-        if chance < 0.55:
+        if chance < 0.4:
             return wire.OK, None
-        if chance < 0.63:
+        if chance < 0.48:
             return wire.SNOOZED, None
-        if chance < 0.66:
+        if chance < 0.51:
             return wire.CANCELLED, TaskError("cancelled", "its own wish", False)
-        if chance < 0.70:
+        if chance < 0.55:
             return wire.SOFT_TIMEOUT, TaskError("timeout", "soft")
-        if chance < 0.76:
+        if chance < 0.6:
             return wire.ERROR, TaskError("decode", "not readable", False)
-        if chance < 0.80:
+        if chance < 0.63:
             return wire.ERROR, TaskError("handler", "never again", False)
-        return wire.ERROR, TaskError("handler", "bad luck", backoff_s=self._random.choice((None, None, 0.0, 3.0)))
+        return wire.ERROR, TaskError("handler", "bad luck", backoff_s=self._random.choice((None, None, 0.0, 3.0, 60.0)))
 
     def _end(self, box: ModelWorker, body: Body, outcome: int, error: TaskError | None) -> None:
         self._report(box, body.job, body.fate, body.began_ns, outcome, error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Iterable, Sequence
 from random import Random
 
@@ -15,10 +17,20 @@ from taskpool.testing.simulation.laws import Laws, obey
 from taskpool.testing.simulation.model_engine import ModelEngine, ModelJob
 from taskpool.testing.simulation.model_store import ModelStore
 from taskpool.testing.simulation.trace import NEW, Coverage, Trace
+from taskpool.testing.simulation.traffic import RARE, rarity
 
-ECHOES_MAX = 20  # messages that may come again
-RARE = ("interrupted", "retrying", "queued", "pending")  # statuses that late messages seldom meet
+ECHOES_MAX = 30  # messages of a kind that may come again
+ECHOING: tuple[type[ev.Event], ...] = (
+    ev.Reported,
+    ev.Saved,
+    ev.Passed,
+    ev.WorkerReady,
+    ev.WorkerDied,
+)  # those that say all they speak of
 CANCEL, RETRY = 1, 2  # seqs of the simulated client's requests
+
+
+Said = dict[type[ev.Event], deque[ev.Event]]  # the latest messages of a kind
 
 
 class Killed(Exception):
@@ -43,6 +55,7 @@ class Shell:
         laws: Laws,
         trace: Trace,
         coverage: Coverage,
+        said: Said,
     ) -> None:
         self.scheduler = scheduler
         self.engine = engine
@@ -58,7 +71,8 @@ class Shell:
         self._coverage = coverage
         self._events: list[ev.Event] = []
         self._requests: list[ev.Event] = []
-        self._echoes: list[ev.Event] = []
+        # Reports and checkpoints may even come from a dead supervisor's time; the others only from this one's.
+        self._echoes = {kind: said[kind] if kind in said else deque(maxlen=ECHOES_MAX) for kind in ECHOING}
         self._calm = False
 
     # ---- what comes from outside ------------------------------------------------------------------------------------
@@ -88,7 +102,7 @@ class Shell:
 
     def let_time_pass(self) -> None:
         """Move the clock a little, as it does between any two steps."""
-        self._clock.advance(self._random.choice((0.0, 1e-6, 1e-4, 1e-3)))
+        self._clock.advance(self._random.choice((0.0, 1e-6, 1e-4, 1e-3, 3e-2)))
         self.engine.expire()
 
     def is_called(self, anyhow: bool = False) -> bool:
@@ -197,6 +211,11 @@ class Shell:
         if not self._calm and self._random.random() < self._conditions.kill:
             raise Killed(where)
 
+    def repeat_everything(self) -> None:
+        """All that was said lately is said once more."""
+        for event in itertools.chain(*self._echoes.values()):
+            self.deliver(event)
+
     # ---- messages that come twice -----------------------------------------------------------------------------------
 
     def _news(self) -> list[ev.Event]:
@@ -204,15 +223,16 @@ class Shell:
         news = self.engine.take_news()
         echoes = self._echoes
         again = []
-        if echoes and self._random.random() < self._conditions.echo and not self._calm:
-            again = sorted(self._random.choices(echoes, k=6), key=self._rarity)[:2]
-        echoes += [event for event in news if isinstance(event, (ev.Reported, ev.Saved, ev.Passed, ev.WorkerReady, ev.WorkerDied))]
-        del echoes[:-ECHOES_MAX]
+        if self._random.random() < self._conditions.echo and not self._calm:
+            of_one_kind = echoes[self._random.choice(ECHOING)]
+            again = sorted(of_one_kind, key=self._rarity)[:3]
+        for event in news:
+            if type(event) in ECHOING:
+                echoes[type(event)].append(event)
         return [*news, *again]
 
     def _rarity(self, event: ev.Event) -> int:
-        """Rank a message low if it speaks of a task in a status that messages seldom meet."""
-        return min((RARE.index(status) if status in RARE else len(RARE) for status in self._statuses(event)), default=len(RARE))
+        return min(map(rarity, self._statuses(event)), default=len(RARE))
 
     # ---- judging ----------------------------------------------------------------------------------------------------
 

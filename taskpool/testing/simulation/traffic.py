@@ -12,13 +12,21 @@ from taskpool.model import OnInterrupt, Options, RetryPolicy, TaskSpec
 from taskpool.testing.simulation.conditions import Conditions
 
 HANDLERS = ("short", "short", "middle", "long", "new")
-ON_INTERRUPT: tuple[OnInterrupt, ...] = ("rerun", "hold", "hold", "fail")
+ON_INTERRUPT: tuple[OnInterrupt, ...] = ("rerun", "hold", "hold", "hold", "fail")
 RETRIES = (
     None,
-    RetryPolicy(maximum_attempts=3, jitter=0.5),
+    RetryPolicy(initial_interval=9.0, maximum_attempts=9, jitter=0.5),
     RetryPolicy(initial_interval=0.01, maximum_attempts=0),
     RetryPolicy(initial_interval=30.0, maximum_attempts=4, non_retryable_error_kinds=("timeout",)),
 )
+
+
+RARE = ("retrying", "queued", "pending", "interrupted")
+
+
+def rarity(status: str) -> int:
+    """Rank a status low if tasks are seldom found in it, so that what is rare is met often enough."""
+    return RARE.index(status) if status in RARE else len(RARE)
 
 
 class Traffic:
@@ -33,7 +41,7 @@ class Traffic:
         """Return the tasks of one submit, with their options decoded."""
         options = self._options(now_wall)
         packed = msgspec.msgpack.encode(options)
-        return [(self._spec(packed, now_wall), options) for _ in range(self._random.choice((1, 1, 1, 2, 5)))]
+        return [(self._spec(packed, now_wall), options) for _ in range(self._random.choice((1, 1, 2, 3, 8)))]
 
     def _spec(self, options: bytes, now_wall: int) -> TaskSpec:
         random = self._random
@@ -55,14 +63,14 @@ class Traffic:
         if random.random() < 0.2:
             return Options()
         return Options(
-            max_attempts=random.choice((None, None, 0, 2, 4)),
+            max_attempts=random.choice((None, None, 0, 2, 9)),
             retry=random.choice(RETRIES),
             timeout_s=random.choice((None, None, 0.05, 1.0)),
             heartbeat_timeout_s=random.choice((None, None, None, 0.5)),
             deadline_at=self._at(now_wall),
             expires_at=self._at(now_wall),
             on_interrupt=random.choice(ON_INTERRUPT),
-            at_most_once=random.random() < 0.2,
+            at_most_once=random.random() < 0.25,
             crash_limit=random.choice((1, 2, 3)),
             max_interruptions=random.choice((1, 2, 20)),
         )
@@ -75,11 +83,11 @@ class Traffic:
         """Return tasks for a cancel or a retry: first a status by chance, so that rare ones are met, then tasks of that status."""
         random = self._random
         there = sorted(set(statuses.values()))
-        if not there:
-            return [random.randrange(1, 4)]  # there is no such task
-        status = random.choice(there)
+        if not there or random.random() < 0.03:
+            return [len(statuses) + random.randrange(1, 4)]  # there is no such task
+        status = statuses[random.choice(list(statuses))] if random.random() < 0.6 else min(random.choices(there, k=3), key=rarity)
         of_it = [task_id for task_id, one in statuses.items() if one == status]
-        return random.sample(of_it, min(len(of_it), random.choice((1, 1, 2, 4))))
+        return random.sample(of_it, min(len(of_it), random.choice((1, 2, 4))))
 
     def forces(self, statuses: dict[int, str], ids: list[int]) -> bool:
         """Return whether a retry is forced: a succeeded task may run again only then."""

@@ -7,6 +7,7 @@ task must come to its end. The shell is `Shell`; what must hold is in `laws`.
 
 from __future__ import annotations
 
+from collections import deque
 from random import Random
 
 import msgspec
@@ -20,13 +21,14 @@ from taskpool.testing.simulation.fates import Fates, LawBroken
 from taskpool.testing.simulation.laws import Laws, obey
 from taskpool.testing.simulation.model_engine import ModelEngine, ModelWorker
 from taskpool.testing.simulation.model_store import ModelStore
-from taskpool.testing.simulation.shell import Ended, Killed, Shell
+from taskpool.testing.simulation.shell import ECHOES_MAX, Ended, Killed, Said, Shell
 from taskpool.testing.simulation.trace import Coverage, Trace
 from taskpool.testing.simulation.traffic import Traffic
 from taskpool.wire.messages import Checkpointed, Report
 
 STEPS = 500  # of the first part of a run
 TASKS_MAX = 120  # submitted in a run
+REPEAT_EVERY = 100  # steps after which all that was said comes once more
 CALM_TURNS_MAX = 5_000  # in which a calm world must come to rest
 SPIN_MAX = 50  # turns without any command that the timer may call for in a row
 
@@ -80,7 +82,7 @@ class World:
         self._coverage = coverage
         self._trace = trace
         self._pages: dict[int, ModelWorker] = {}  # what dead supervisors' workers left
-        self._ghosts: list[ev.Event] = []  # what dead workers said, and nobody read
+        self._said: Said = {ev.Reported: deque(maxlen=ECHOES_MAX), ev.Saved: deque(maxlen=ECHOES_MAX)}
         self._unanswered: dict[int, ev.Submitted] = {}
         self._seq = 0
         self._submitted = 0
@@ -112,7 +114,16 @@ class World:
             grace_s=0.2,
         )
         return self._shell_class(
-            scheduler, engine, self._store, self._clock, self._random, self._conditions, self._laws, self._trace, self._coverage
+            scheduler,
+            engine,
+            self._store,
+            self._clock,
+            self._random,
+            self._conditions,
+            self._laws,
+            self._trace,
+            self._coverage,
+            self._said,
         )
 
     def _live(self, deed: object) -> None:
@@ -135,9 +146,11 @@ class World:
         else:
             self._pages.update({page.worker: page for page in pages})
         for box in pages:
-            self._ghosts += [ev.Reported(box.worker, box.pid, [record]) for record in box.ring if isinstance(record, Report)]
-            self._ghosts += [ev.Saved(box.worker, record) for record in box.ring if isinstance(record, Checkpointed)]
-        del self._ghosts[:-20]
+            for record in box.ring:  # what nobody read may still come, when it is too late
+                if isinstance(record, Report):
+                    self._said[ev.Reported].append(ev.Reported(box.worker, box.pid, [record]))
+                elif isinstance(record, Checkpointed):
+                    self._said[ev.Saved].append(ev.Saved(box.worker, record))
         for row in self._store.running():
             self._fates.lose(row.id, row.attempt, void=rebooted)
         self._shell = self._new_shell()
@@ -174,10 +187,10 @@ class World:
                 shell.engine.step()
         elif chance < 0.6:
             self._request()
-        elif chance < 0.65:
+        elif chance < 0.63:
             self._sleep()
-        elif chance < 0.67 and self._ghosts:
-            shell.deliver(random.choice(self._ghosts))
+        if self.steps % REPEAT_EVERY == 0 and self._conditions.echo:
+            shell.repeat_everything()
         if random.random() < self._conditions.jump:
             self._clock.jump_wall(random.choice((-86_400.0, -5.0, 5.0, 86_400.0)))
         if shell.is_called(random.random() < self._conditions.haste):
@@ -195,14 +208,14 @@ class World:
         chance = random.random()
         if random.random() < self._conditions.stop:
             shell.stop(random.choice((None, 0.0, 0.01, 2.0)))
-        elif chance < 0.6:
+        elif chance < 0.5:
             alive = sum(stored.row.status not in TERMINAL for stored in self._store.tasks.values())
             if alive < self._conditions.tasks_max and self._submitted < TASKS_MAX and not shell.scheduler.stopping:
                 self._submit()
         else:
             statuses = {task_id: stored.row.status for task_id, stored in self._store.tasks.items()}
             ids = self._traffic.targets(statuses)
-            if chance < 0.8:
+            if chance < 0.75:
                 shell.cancel(ids, random.choice((None, None, 0.0, 0.05)), force=random.random() < 0.3)
             else:
                 shell.retry(ids, force=self._traffic.forces(statuses, ids))
