@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import uuid
 
 import click
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,9 +16,11 @@ from hypothesis import strategies as st
 from taskpool.cli import quantity
 from taskpool.cli.command_line import fill
 from taskpool.cli.escape import many_lines, one_line
+from taskpool.cli.labels import label
 from taskpool.cli.output import portable, to_json
 from taskpool.cli.select import IDS_MAX, parse_tasks, select
 from taskpool.cli.values import is_json, shown, to_bytes
+from taskpool.model import Codec, Options, Status, Task
 
 NOW = 1_700_000_000_000_000
 
@@ -260,3 +264,42 @@ def test_a_value_whose_repr_raises_is_described() -> None:
             raise RuntimeError
 
     assert "Sulky" in shown(Sulky()).repr
+
+
+# ---- labels ----------------------------------------------------------------------------------------------------------------
+
+
+class Tripwire:
+    """Tells when somebody rebuilds it."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (pytest.fail, ("a payload was run",))
+
+
+def _task(codec: Codec, payload: bytes, label: str = "") -> Task:
+    return Task(
+        id=1, uid="u", name="m:f", queue="q", priority=0, status=Status.QUEUED, version=1, codec=codec, payload=payload,
+        options=Options(label=label),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("codec", "payload", "shown_as"),
+    [
+        (Codec.MSGPACK, msgspec.msgpack.encode(([7, "x"], {"k": 1.5})), "m:f(7, 'x', k=1.5)"),
+        (Codec.JSON, b'{"args": [7], "kwargs": {}}', "m:f(7)"),
+        (Codec.PICKLE, pickle.dumps(((7, [1, 2]), {"k": None})), "m:f(7, [1, 2], k=None)"),
+        (Codec.PICKLE, b"", "m:f()"),
+        (Codec.PICKLE, pickle.dumps(((Tripwire(),), {})), "m:f()"),
+        (Codec.CALL, pickle.dumps((print, (Tripwire(),), {})), "m:f()"),
+        (Codec.PICKLE, b"\x80\x05garbage", "m:f()"),
+        (Codec.PICKLE, pickle.dumps((("x" * 5000,), {})), "m:f()"),
+        (Codec.PICKLE, pickle.dumps((("x" * 1000,), {})), "m:f('xxxxxxxxxxxxxxxxx...xxxxxxxxxxxxxxxxxx')"),
+    ],
+)
+def test_a_call_is_shown_by_its_plain_arguments_and_no_payload_is_run(codec: Codec, payload: bytes, shown_as: str) -> None:
+    assert label(_task(codec, payload)) == shown_as
+
+
+def test_what_the_caller_said_wins() -> None:
+    assert label(_task(Codec.PICKLE, pickle.dumps(((7,), {})), "seven")) == "m:f(seven)"

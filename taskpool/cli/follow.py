@@ -10,6 +10,7 @@ import click
 from taskpool.cli.escape import one_line
 from taskpool.cli.exits import Exit, exit_of_task, exit_of_tasks
 from taskpool.cli.following import Ended, Line, follow_live
+from taskpool.cli.labels import label
 from taskpool.cli.log import LinePrinter, stored_lines
 from taskpool.cli.output import console, stream_is_terminal, write
 from taskpool.cli.quantity import show_duration
@@ -63,7 +64,7 @@ def say_end(session: Session, task: Task) -> None:
         session.show(end_doc(task))
         return
     took = "" if task.started_at is None or task.finished_at is None else show_duration((task.finished_at - task.started_at) / 1e6)
-    session.note(f"{task.status.value} {task.id} {one_line(task.label, 200)}" + (f" in {took}" if took else ""))
+    session.note(f"{task.status.value} {task.id} {one_line(label(task), 200)}" + (f" in {took}" if took else ""))
     if task.error is not None and task.status != "succeeded":
         for line in error_lines(task.error):
             write(f"  {line}", sys.stderr)

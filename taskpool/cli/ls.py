@@ -10,6 +10,7 @@ import click
 
 from taskpool.cli.escape import one_line
 from taskpool.cli.exits import Exit
+from taskpool.cli.labels import arguments, with_payloads
 from taskpool.cli.output import console
 from taskpool.cli.quantity import US, duration, show_duration
 from taskpool.cli.select import Selection, tasks_argument
@@ -35,7 +36,7 @@ COLUMNS: dict[str, Callable[[Task, int], str]] = {
     "id": lambda task, now: str(task.id),
     "status": lambda task, now: task.status.value,
     "name": lambda task, now: one_line(task.name, LABEL_WIDTH),
-    "args": lambda task, now: one_line(task.options.label, LABEL_WIDTH),
+    "args": lambda task, now: one_line(arguments(task), LABEL_WIDTH),
     "queue": lambda task, now: one_line(task.queue, 30),
     "age": lambda task, now: show_duration((now - task.created_at) / US),
     "time": lambda task, now: show_duration(run_time(task, now)),
@@ -106,7 +107,7 @@ def command(
     with session.reader() as reader:
         while True:
             page = reader.tasks(selection.resolve(reader), limit + 1, before)
-            tasks, more = page[:limit], len(page) > limit
+            tasks, more = with_payloads(reader, page[:limit]), len(page) > limit
             following = tasks[-1].id if more else None
             if sort != "id":
                 tasks = sorted(tasks, key=SORTS[sort])

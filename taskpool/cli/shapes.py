@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from taskpool.cli.labels import label
 from taskpool.cli.quantity import US, rfc3339
 from taskpool.model import Attempt, Progress, Stats, Task, TaskError
 
@@ -286,7 +287,7 @@ def task_doc(task: Task, *, nested: bool = False) -> TaskDoc:
         id=task.id,
         uid=task.uid,
         name=task.name,
-        label=task.label,
+        label=label(task),
         queue=task.queue,
         priority=task.priority,
         status=task.status.value,
@@ -321,7 +322,7 @@ def task_doc(task: Task, *, nested: bool = False) -> TaskDoc:
 
 def end_doc(task: Task) -> EndDoc:
     """Return how a task stands."""
-    return EndDoc(task.id, task.uid, task.label, task.status.value, task.attempt, error_doc(task.error))
+    return EndDoc(task.id, task.uid, label(task), task.status.value, task.attempt, error_doc(task.error))
 
 
 def status_doc(stats: Stats, waiting: int) -> StatusDoc:

@@ -11,6 +11,7 @@ import click
 
 from taskpool.cli.escape import many_lines, one_line
 from taskpool.cli.exits import Exit
+from taskpool.cli.labels import label
 from taskpool.cli.ls import STYLES, progress_text
 from taskpool.cli.output import console, write
 from taskpool.cli.quantity import local_time, show_duration, show_size
@@ -58,7 +59,7 @@ def _print(screen: Console, task: Task, attempts: list[Attempt], verbose: int) -
         (f"task {task.id}  ", "bold"),
         (task.status.value, STYLES[task.status]),
         f" ({one_line(reason)})" if reason else "",
-        f"  {one_line(task.label, 200)}",
+        f"  {one_line(label(task), 200)}",
     )
     screen.print(head)
     for name, text in _facts(task):

@@ -13,6 +13,7 @@ import click
 from taskpool.cli.escape import one_line
 from taskpool.cli.exits import Exit, exit_of_task
 from taskpool.cli.follow import say_end
+from taskpool.cli.labels import label
 from taskpool.cli.output import write
 from taskpool.cli.quantity import US, deadline, duration, parse_moment
 from taskpool.cli.session import Session
@@ -69,8 +70,8 @@ def command(
 
     An ARG or k=v is text, which the handler's annotations turn into what they say (7 for int, true for bool); := before it is JSON.
     """
-    payload, label = pack_arguments(arguments)
-    said: dict[str, Any] = {name: value for name, value in options.items() if value not in (None, ())} | {"label": label}
+    payload, shown_as = pack_arguments(arguments)
+    said: dict[str, Any] = {name: value for name, value in options.items() if value not in (None, ())} | {"label": shown_as}
     if at is not None:
         try:
             said["at"] = _moment(parse_moment(at, time.time_ns() // 1000))
@@ -88,7 +89,7 @@ def command(
         elif session.json and not wait:
             session.show(task_doc(task))
         elif not session.json and not (wait and session.quiet):
-            session.say(f"{task.status.value} {task.id} {one_line(task.label, 200)} on {one_line(task.queue)}")
+            session.say(f"{task.status.value} {task.id} {one_line(label(task), 200)} on {one_line(task.queue)}")
         if not wait:
             return Exit.OK
         task = client.wait(task.id)

@@ -12,6 +12,7 @@ import click
 
 from taskpool.cli.escape import one_line
 from taskpool.cli.exits import Exit, exit_of_task, exit_of_tasks
+from taskpool.cli.labels import label
 from taskpool.cli.output import write
 from taskpool.cli.quantity import duration
 from taskpool.cli.select import Selection, tasks_argument
@@ -104,6 +105,6 @@ def _say(session: Session, tasks: dict[int, Task], complete: bool) -> None:
     session.say(("" if complete else "time is over: ") + (what or "no such tasks"))
     bad = [task for task in tasks.values() if task.error is not None and task.status.is_terminal and task.status != "succeeded"]
     for task in bad[:SHOWN_MAX]:
-        write(f"  {task.id} {one_line(task.label, 80)}: {one_line(str(task.error), 300)}", sys.stderr)
+        write(f"  {task.id} {one_line(label(task), 80)}: {one_line(str(task.error), 300)}", sys.stderr)
     if len(bad) > SHOWN_MAX:
         write(f"  and {len(bad) - SHOWN_MAX} more", sys.stderr)
