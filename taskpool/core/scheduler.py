@@ -509,7 +509,10 @@ class Scheduler:
         return None
 
     def _unpop(self, row: TaskRow) -> None:
+        """Put a task back that finds no room; its queue stays the next to be served, or others would pass it for ever."""
         self.ready[row.queue].put_back((row.rank, row.scheduled_at, row.id))
+        if len(self.ready) > 1:
+            self._turn = list(self.ready).index(row.queue)
 
     def _start(self, box: Mailbox, row: TaskRow, expected: int | None, now: Instant) -> None:
         row.attempt += 1
