@@ -104,7 +104,7 @@ class World:
 
     def _new_shell(self) -> Shell:
         self._lives += 1
-        self._laws.stopping = False
+        self._laws.new_life()
         engine = ModelEngine(self._random, self._clock, self._conditions, self._fates, self._laws.body_begins)
         scheduler = self._scheduler_class(
             self._conditions.size,
