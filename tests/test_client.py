@@ -15,9 +15,9 @@ import pytest
 from peer import Peer, echo, succeeded
 
 from taskpool import errors
-from taskpool.doors import link as link_module
 from taskpool.doors.client import Client, connect, current_pool, filter_of
 from taskpool.doors.link import Link
+from taskpool.doors.outbox import draw_uids
 from taskpool.model import Filter, Options, Progress, Stats, Status, Task
 from taskpool.wire import messages as wire
 
@@ -74,7 +74,7 @@ def test_submit_nowait_is_sent_without_anybody_waiting(connected: Any) -> None:
 
 
 def test_uids_rise_within_a_moment() -> None:
-    drawn = link_module._draw_uids()
+    drawn = draw_uids()
     uids = [next(drawn) for _ in range(10_000)]
     assert uids == sorted(uids)
     assert {len(uid) for uid in uids} == {16}
@@ -101,11 +101,60 @@ def test_threads_share_the_connection(connected: Any) -> None:
     assert client._link.open_count == 0
 
 
+def test_what_gathers_behind_a_bundle_leaves_with_its_answer(connected: Any) -> None:
+    """One task leaves at once; those after it wait for its answer together, also if a callback reads that answer."""
+    held: list[wire.Submit] = []
+    client, peer = connected(
+        lambda peer, request: held.append(request) if isinstance(request, wire.Submit) else desk(peer, request)
+    )
+    first = client.submit_nowait(work)
+    peer.wait_for(wire.Submit)
+    rest = [client.submit_nowait(work) for _ in range(10)]
+    assert [len(request.specs) for request in held] == [1]
+    reading = threading.Event()
+
+    def read_on(future: Any) -> None:
+        reading.set()
+        assert last.id == 12
+
+    first.add_done_callback(read_on)
+    peer.accept(held[0])
+    peer.wait_for(wire.Submit, 2)
+    assert [len(request.specs) for request in held] == [1, 10]
+    last = client.submit_nowait(work)
+    peer.succeed(1)
+    assert reading.wait(WAIT_S)
+    peer.wait_for(wire.Submit, 3)  # `last.id` waited for it
+    later = client.submit_nowait(work)
+    peer.accept(held[1])
+    peer.accept(held[2])
+    assert len(peer.wait_for(wire.Submit, 4)) == 4
+    peer.accept(held[3])
+    assert [future.id for future in [first, *rest, last, later]] == list(range(1, 14))
+
+
+def test_an_interrupted_send_is_made_up_for(connected: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between taking a bundle and writing it loses nothing: it leaves with whatever is sent next."""
+    client, _ = connected(echo)
+    outbox = client._link.outbox
+    write = outbox._write
+
+    def interrupted(frame: bytes) -> None:
+        monkeypatch.setattr(outbox, "_write", write)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(outbox, "_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        client.submit_nowait(work)
+    assert client.submit_nowait(work).result(WAIT_S) == 2
+    assert client._link.join(WAIT_S)
+
+
 def test_submit_many_and_large_payloads_travel_in_several_frames(connected: Any) -> None:
     client, peer = connected(echo)
     futures = client.submit_many(work, range(1500))
     assert [future.result(WAIT_S) for future in futures] == list(range(1, 1501))
-    assert len(peer.wait_for(wire.Submit)) == 3
+    assert len(peer.wait_for(wire.Submit, 3)) == 3
     big = [client.submit_nowait(work, bytes(3 << 20)) for _ in range(8)]
     assert [future.result(WAIT_S) for future in big] == list(range(1501, 1509))
     assert len(peer.wait_for(wire.Submit)) >= 5

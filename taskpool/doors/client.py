@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from taskpool.doors.future import TaskFuture
-    from taskpool.doors.link import Bundle, Link
+    from taskpool.doors.link import Link
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -100,11 +100,13 @@ class Submitter:
 
         All are encoded before the first is sent, so an item that cannot be sent leaves nothing behind.
         """
+        from taskpool.doors.outbox import Bundle
+
         bundles: list[Bundle] = []
         futures: list[TaskFuture[R]] = []
         for call in self._calls(fn, ((item,) for item in items)):
             if not bundles or len(bundles[-1].tasks) >= BULK_TASKS or bundles[-1].bytes > BULK_BYTES:
-                bundles.append(self._link.bundle())
+                bundles.append(Bundle(self._link))
             futures.append(self._link.put(bundles[-1], *call))
         for bundle in bundles:
             self._link.send(bundle)

@@ -24,7 +24,8 @@ from taskpool.wire.description import Description
 from taskpool.wire.messages import Cancel, Get, GetAttempts, Outcome, Retry
 
 if TYPE_CHECKING:
-    from taskpool.doors.link import Bundle, Link
+    from taskpool.doors.link import Link
+    from taskpool.doors.outbox import Bundle
 
 R = TypeVar("R")
 

@@ -1,13 +1,9 @@
-"""One connection to a supervisor, shared by all threads of a client.
+"""One connection to a supervisor, shared by all threads of a client: who waits for what, and how it is told.
 
-Tasks are put into a bundle, the tasks of one Submit frame. A bundle leaves at once while none is under way; else it leaves when the
-one before it is acknowledged, when it is full, or when somebody waits for one of its tasks (as Nagle's algorithm has it for bytes).
-Callers send from their own threads. One thread of ours, the io thread, reads: it gives ids to accepted tasks, settles futures, and
-sends what has gathered meanwhile. So a lone task leaves without delay, and under load there is neither a hand-off between threads
-nor a system call per task.
-
-Callbacks run in the io thread, after all that was read is settled. What they call of the pool may wait for answers: then the
-waiting call itself goes on reading (`_pump`), while further callbacks are put off until it returns.
+Callers send through the outbox from their own threads. One thread of ours, the io thread, reads: it gives ids to accepted tasks,
+settles futures, and sends what gathered while a bundle was under way. Callbacks run in it, after all that was read is settled. What
+they call of the pool may wait for answers: then the waiting call itself goes on reading (`_pump`), while further callbacks are put
+off until it returns.
 
 The end of the connection, whatever its cause, settles every open future with PoolStopped. A forked child drops its copy of the
 connection at once, so that it neither keeps the supervisor alive nor speaks in its parent's name.
@@ -24,14 +20,13 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING
-from itertools import count, repeat
 from typing import Any
 
 from taskpool.doors.future import TaskFuture
+from taskpool.doors.outbox import Bundle, Outbox
 from taskpool.errors import NoServer, PoolStopped, TaskpoolError
-from taskpool.model import Filter, TaskSpec
-from taskpool.wire.description import Description
-from taskpool.wire.frames import Closed, FrameReader, FrameTooLong, FrameWriter
+from taskpool.model import Filter
+from taskpool.wire.frames import FrameReader, FrameTooLong
 from taskpool.wire.messages import (
     PROTOCOL,
     Accepted,
@@ -45,7 +40,6 @@ from taskpool.wire.messages import (
     Reply,
     Request,
     Settled,
-    Submit,
     Watch,
     Welcome,
     answer_decoder,
@@ -53,32 +47,7 @@ from taskpool.wire.messages import (
 )
 from taskpool.wire.poller import IN, OUT, Poller
 
-BUNDLE_TASKS = 256  # a bundle of so many is sent at once by whoever fills it
-BUNDLE_BYTES = 8 << 20  # and so is one of so many bytes of large payloads
-LARGE_BYTES = 32 << 10  # payloads below this are not counted: 256 of them are no more than BUNDLE_BYTES
 FORKED = "this pool belongs to another process: a forked child cannot use it"
-
-
-class Bundle:
-    """Tasks that travel in one Submit. seq: its number once it was sent; stored: its tasks have ids, or will never have.
-
-    A task is one entry of one list: Ctrl-C comes between any two instructions, and must not leave half a task.
-    """
-
-    __slots__ = ("bytes", "fresh", "link", "seq", "stored", "tasks", "waiters")
-
-    def __init__(self, link: Link, fresh: bool = False) -> None:
-        self.link = link
-        self.tasks: list[tuple[TaskSpec, TaskFuture[Any]]] = []
-        self.waiters: list[threading.Lock] = []
-        self.bytes = 0
-        self.fresh = fresh
-        self.seq = 0
-        self.stored = False
-
-    def wait(self) -> None:
-        """Send the bundle if nobody has, and wait until its tasks are stored or refused."""
-        self.link.wait_stored(self)
 
 
 class _Call:
@@ -106,32 +75,24 @@ class _Tick:
 class Link:
     """The connection. cause: says what is known of the other side's end, when it ended without a word.
 
-    `lock` guards all of its tables; it is never held while anything waits or calls back. A frame is put together and queued under
-    `_sending`, in which the sequence of requests on the wire is decided.
+    `lock` guards all of its tables; it is never held while anything waits or calls back.
     """
 
     def __init__(self, sock: socket.socket, *, name: str = "", cause: Callable[[], str] = lambda: "") -> None:
         self._sock = sock
         self._reader = FrameReader(sock)
-        self._writer = FrameWriter(sock)
         self._cause = cause
         self.lock = threading.Lock()
-        self._sending = threading.Lock()
-        self._wants_out = False
-        self._seq = count(1)
-        self._uids = _draw_uids()
-        self._bundle = Bundle(self)
-        self._flights: dict[int, Bundle] = {}
+        self.outbox = Outbox(self, sock, self.lock, self._want_out)
+        self.submit, self.put, self.send, self.flush = self.outbox.submit, self.outbox.put, self.outbox.send, self.outbox.flush
         self._open: dict[int, TaskFuture[Any]] = {}
         self._calls: dict[int, _Call] = {}
-        self._ready_made = Bundle(self)  # stands for the bundle of tasks that were stored before
-        self._ready_made.stored = True
+        self._ready_made = Bundle(self, stored=True)  # stands for the bundle of tasks that were stored before
         self._frames: deque[bytes] = deque()
         self._due: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._followers: list[Callable[[News], object]] = []
         self._ticks: list[_Tick] = []
         self._joiners: list[threading.Lock] = []
-        self._ended: PoolStopped | None = None  # set once: nothing works any more, and why
         self._shut = False  # the descriptors are closed
         self._thread_id = 0
         self.welcome = self._greet(name)
@@ -162,110 +123,6 @@ class Link:
         if isinstance(answer, Refused):
             raise error_of(answer)
         raise PoolStopped(answer.reason if isinstance(answer, Goodbye) else f"an unexpected first answer: {answer!r:.200}")
-
-    # ---- submitting ---------------------------------------------------------------------------------------------------
-
-    def submit(
-        self,
-        name: str,
-        codec: int,
-        payload: bytes,
-        options: bytes,
-        queue: str,
-        priority: int,
-        at: int,
-        description: Description | None = None,
-    ) -> TaskFuture[Any]:
-        """Put one task into the present bundle, and send it unless another is under way, whose answer will send this one."""
-        large = len(payload) > LARGE_BYTES
-        with self.lock:
-            if self._ended is not None:
-                raise self._stopped()
-            bundle = self._bundle
-            tasks = bundle.tasks
-            uid = next(self._uids)
-            future: TaskFuture[Any] = TaskFuture(bundle, uid)
-            tasks.append((TaskSpec(uid, name, codec, payload, options, queue, priority, at), future))
-            if description is not None:
-                future._description = description
-            leaves = not self._flights or len(tasks) >= BUNDLE_TASKS
-            if large:
-                bundle.bytes += len(payload)
-                leaves = leaves or bundle.bytes > BUNDLE_BYTES
-        if leaves:
-            self.flush()
-        return future
-
-    def bundle(self, fresh: bool = False) -> Bundle:
-        """Return a bundle of one's own, to be filled by `put` and sent by `send`; fresh: forget the batch's old items."""
-        return Bundle(self, fresh)
-
-    def put(
-        self,
-        bundle: Bundle,
-        name: str,
-        codec: int,
-        payload: bytes,
-        options: bytes,
-        queue: str,
-        priority: int,
-        at: int,
-        description: Description | None,
-        batch: str | None = None,
-        item: int | None = None,
-    ) -> TaskFuture[Any]:
-        """Add a task to a bundle of one's own."""
-        uid = next(self._uids)
-        future: TaskFuture[Any] = TaskFuture(bundle, uid)
-        if description is not None:
-            future._description = description
-        bundle.tasks.append((TaskSpec(uid, name, codec, payload, options, queue, priority, at, batch, item), future))
-        bundle.bytes += len(payload)
-        return future
-
-    def send(self, bundle: Bundle) -> None:
-        """Send a bundle of one's own, after all that was submitted before it."""
-        self.flush()
-        with self._sending:
-            with self.lock:
-                if self._ended is not None:
-                    raise self._stopped()
-                self._depart(bundle)
-            self._ship(bundle)
-
-    def flush(self) -> None:
-        """Send what was submitted and not sent. Threads that come together share one frame."""
-        if not self._bundle.tasks:
-            self.check_process()
-            return
-        with self._sending:
-            with self.lock:
-                bundle = self._bundle
-                if not bundle.tasks:
-                    return
-                self._depart(bundle)
-                self._bundle = Bundle(self)
-                self._uids = _draw_uids()
-            self._ship(bundle)
-
-    def _depart(self, bundle: Bundle) -> None:
-        """Book a bundle as under way; under both locks."""
-        bundle.seq = next(self._seq)
-        self._flights[bundle.seq] = bundle
-
-    def _ship(self, bundle: Bundle) -> None:
-        self._write(encoder.encode(Submit(bundle.seq, [spec for spec, _ in bundle.tasks], True, False, bundle.fresh)))
-
-    def _write(self, frame: bytes) -> None:
-        """Send a frame, or leave what the socket does not take to the io thread; under `_sending`."""
-        try:
-            self._writer.put(frame)
-            # Once something is left over, the io thread sends what follows too, when it can.
-            if not self._wants_out and not self._writer.flush():
-                self._wants_out = True
-                self._poller.modify(self._sock.fileno(), IN | OUT)
-        except Closed:
-            pass  # the io thread sees the end of the connection, and tells everybody why
 
     # ---- waiting ------------------------------------------------------------------------------------------------------
 
@@ -311,7 +168,7 @@ class Link:
         return len(self._open)
 
     def _busy(self) -> bool:
-        return bool(self._open or self._flights or self._bundle.tasks)
+        return bool(self._open) or self.outbox.busy
 
     def _acquire(self, waiter: threading.Lock) -> None:
         if threading.get_ident() == self._thread_id:
@@ -327,7 +184,7 @@ class Link:
                 self._handle(self._frames.popleft())
                 continue
             left = None if until is None else until - time.monotonic()
-            if self._ended is not None or (left is not None and left <= 0):
+            if self.stopped or (left is not None and left <= 0):
                 break
             self.flush()
             self._poller.wait(left)
@@ -338,7 +195,7 @@ class Link:
     def request(self, make: Callable[[int], Request]) -> Reply:
         """Send a request under the next sequence number and return its answer. Raises what the supervisor refuses it with."""
         call = _Call()
-        self._post(make, call)
+        self.outbox.post(make, lambda seq: self._calls.__setitem__(seq, call))
         self._acquire(call.done)
         if isinstance(call.answer, Reply):
             return call.answer
@@ -348,20 +205,9 @@ class Link:
     def request_soon(self, make: Callable[[int], Request]) -> None:
         """Send a request whose answer nobody needs."""
         try:
-            self._post(make, None)
+            self.outbox.post(make, lambda seq: None)
         except PoolStopped:
             pass
-
-    def _post(self, make: Callable[[int], Request], call: _Call | None) -> None:
-        self.flush()  # what was submitted before goes first
-        with self._sending:
-            with self.lock:
-                if self._ended is not None:
-                    raise self._stopped()
-                seq = next(self._seq)
-                if call is not None:
-                    self._calls[seq] = call
-            self._write(encoder.encode(make(seq)))
 
     def watch(self, task_id: int) -> TaskFuture[Any]:
         """Return a future for a stored task: the open one there is, else a new one."""
@@ -433,19 +279,20 @@ class Link:
     def _run(self) -> None:
         self._thread_id = threading.get_ident()
         try:
-            while self._ended is None:
+            while not self.stopped:
                 self._poller.wait(self._next_tick())
                 self.flush()
                 self._call_back()
                 if self._ticks:
                     self._tick_now(time.monotonic())
+                self.flush()  # a callback may have read the answer that a bundle waited for
         except BaseException as error:  # a bug of ours must not leave anybody waiting
             self._end(f"the client's io thread failed: {type(error).__name__}: {error}")
             raise
         finally:
             self._call_back()
             self._tick_now(math.inf)
-            with self._sending, self.lock:
+            with self.outbox.sending, self.lock:
                 self._shut = True
                 self._poller.close()
                 self._sock.close()
@@ -466,15 +313,14 @@ class Link:
             if not self._shut:
                 self._poller.wake()
 
+    def _want_out(self, wanted: bool) -> None:
+        """Watch the socket for room to write, or no longer; under `sending`."""
+        if not self._shut:
+            self._poller.modify(self._sock.fileno(), IN | OUT if wanted else IN)
+
     def _on_socket(self, events: int) -> None:
         if events & OUT:
-            with self._sending:
-                try:
-                    if self._writer.flush():
-                        self._wants_out = False
-                        self._poller.modify(self._sock.fileno(), IN)
-                except Closed:
-                    pass
+            self.outbox.drain()
         if events & ~OUT:
             try:
                 self._frames += self._reader.read()
@@ -507,7 +353,7 @@ class Link:
         """The tasks of a bundle are stored: give their futures the ids."""
         ids = accepted.ids
         with self.lock:
-            bundle = self._flights.pop(accepted.seq, None)
+            bundle = self.outbox.flights.pop(accepted.seq, None)
             if bundle is None:
                 return  # this client was closed meanwhile
             tasks, bundle.tasks = bundle.tasks, []
@@ -559,7 +405,7 @@ class Link:
         return joiners
 
     def _refuse(self, refused: Refused) -> None:
-        bundle = self._flights.get(refused.seq)
+        bundle = self.outbox.flights.get(refused.seq)
         if bundle is not None:
             self._fail(bundle, refused)
         elif refused.seq:
@@ -570,7 +416,7 @@ class Link:
     def _fail(self, bundle: Bundle, refused: Refused) -> None:
         """A bundle was not stored: its futures end with the reason."""
         with self.lock:
-            self._flights.pop(bundle.seq, None)
+            self.outbox.flights.pop(bundle.seq, None)
             futures = [future for _, future in bundle.tasks]
             bundle.tasks, bundle.stored = [], True
             watched = self._except(futures, lambda: error_of(refused))
@@ -610,7 +456,7 @@ class Link:
     @property
     def stopped(self) -> bool:
         """Return whether nothing works any more."""
-        return self._ended is not None
+        return self.outbox.ended is not None
 
     def close(self, reason: str = "the pool was closed") -> None:
         """Leave: open futures end with PoolStopped. Safe to call twice, from callbacks, and in a forked child (which has left)."""
@@ -623,15 +469,14 @@ class Link:
     def wait_gone(self, timeout: float | None) -> bool:
         """Wait until the other side has said goodbye or died. Return whether it has."""
         self._thread.join(timeout)
-        return self._ended is not None
+        return self.stopped
 
     def _end(self, reason: str) -> None:
         """Settle everything that is open, once."""
         with self.lock:
-            if self._ended is not None:
+            if self.stopped:
                 return
-            self._ended = PoolStopped(reason)
-            bundles = [*self._flights.values(), self._bundle]
+            bundles = self.outbox.end(PoolStopped(reason))
             futures = [future for bundle in bundles for _, future in bundle.tasks]
             for first in self._open.values():
                 future: TaskFuture[Any] | None = first
@@ -640,8 +485,7 @@ class Link:
                     future = future._next
             calls = list(self._calls.values())
             waiters = [waiter for bundle in bundles for waiter in bundle.waiters] + self._joiners
-            self._flights, self._open, self._calls, self._joiners = {}, {}, {}, []
-            self._bundle = Bundle(self)
+            self._open, self._calls, self._joiners = {}, {}, []
             for bundle in bundles:
                 bundle.tasks, bundle.stored = [], True
             watched = self._except([future for future in futures if future._state == PENDING], lambda: PoolStopped(reason))
@@ -653,10 +497,6 @@ class Link:
             waiter.release()
         self._wake()
 
-    def _stopped(self) -> PoolStopped:
-        assert self._ended is not None
-        return PoolStopped(self._ended.message, hint=self._ended.hint)
-
     @property
     def forked(self) -> bool:
         """Return whether this is a forked child's copy, which is of no use."""
@@ -665,14 +505,15 @@ class Link:
     def check_process(self) -> None:
         """Raise PoolStopped in a forked child."""
         if self._thread_id == -1:
-            raise self._stopped()
+            raise self.outbox.stopped()
 
     def _leave_to_parent(self) -> None:
         """In a forked child: drop the copy of the connection; whatever is called from now on says why it cannot work."""
-        self._ended = PoolStopped(FORKED, hint="make one in the child, or start children with the spawn method")
+        self.lock = threading.Lock()  # the old ones may be held by threads that are not here
+        self.outbox = Outbox(self, self._sock, self.lock, self._want_out)
+        self.submit, self.put, self.send, self.flush = self.outbox.submit, self.outbox.put, self.outbox.send, self.outbox.flush
+        self.outbox.end(PoolStopped(FORKED, hint="make one in the child, or start children with the spawn method"))
         self._thread_id = -1
-        self.lock, self._sending = threading.Lock(), threading.Lock()
-        self._bundle = Bundle(self)
         self._shut = True
         self._poller.close()
         self._sock.close()
@@ -693,16 +534,8 @@ def _shielded(call: Callable[..., object], *args: Any) -> None:
     """Call what a user gave us; his mistakes are logged, and nobody else's trouble."""
     try:
         call(*args)
-    except Exception:
+    except BaseException:
         LOGGER.exception("exception in a callback of a pool")
-
-
-def _draw_uids() -> Iterator[bytes]:
-    """Yield UUIDv7 bytes of this moment: 48 bits of ms, 52 random ones, then a counter of 22, so that one bundle's are in order."""
-    drawn = int.from_bytes(os.urandom(7), "little")
-    high = (time.time_ns() // 1_000_000 << 16) | 0x7000 | (drawn & 0xFFF)
-    low = (high << 64) | (2 << 62) | ((drawn >> 12 & (1 << 40) - 1) << 22)
-    return map(int.to_bytes, count(low), repeat(16), repeat("big"))  # type: ignore[arg-type]  # all of it in C
 
 
 def error_of(refused: Refused) -> TaskpoolError:

@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from taskpool.doors.future import TaskFuture
-from taskpool.doors.link import Bundle
+from taskpool.doors.outbox import Bundle
 from taskpool.errors import BatchConflict, InvalidTask, PoolStopped, TaskpoolError
 from taskpool.model import Filter
 from taskpool.wire.messages import Cancel, Count
@@ -136,7 +136,7 @@ class MapRun(Generic[R]):
 
     def _pull(self) -> None:
         """Pull some items and hand them in."""
-        bundle = self._link.bundle(self._fresh and not self._pulled)
+        bundle = Bundle(self._link, fresh=self._fresh and not self._pulled)
         most = min(self._window - self._under_way, PULL_TASKS)
         until = time.monotonic() + PULL_S
         try:

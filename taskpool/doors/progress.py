@@ -32,6 +32,7 @@ class Bar:
         self._total = total
         self._link = link
         self._lock = threading.Lock()
+        self._open: set[Future[Any]] = set()
         self._added = 0
         self.done = 0
         self.failed = 0
@@ -45,7 +46,9 @@ class Bar:
 
     def add(self, future: Future[Any]) -> None:
         """Count a future from now on."""
-        self._added += 1
+        with self._lock:
+            self._added += 1
+            self._open.add(future)
         future.add_done_callback(self._ended)
 
     def close(self) -> None:
@@ -54,6 +57,9 @@ class Bar:
             if self._closed:
                 return
             self._closed = True
+            ended = [future for future in self._open if future.done()]
+        for future in ended:  # whose callbacks are still to come
+            self._ended(future)
         self._stop_ticking()
         if isinstance(self._canvas, _Rich):
             self._link.unfollow(self._canvas.tell)
@@ -63,6 +69,9 @@ class Bar:
         # By the outcome alone: decoding values belongs to whoever takes them.
         outcome = future._outcome if isinstance(future, TaskFuture) else None
         with self._lock:
+            if future not in self._open:
+                return
+            self._open.remove(future)
             self.done += 1
             self.failed += outcome is None or outcome.status != "succeeded"
         if outcome is not None:
