@@ -36,6 +36,7 @@ from taskpool.model import TaskError
 CANCEL_GRACE_S = 5.0
 BOOT_FAILURES_MAX = 5  # workers that die before they are ready …
 BOOT_FAILURES_WITHIN_NS = 10 * NS  # … in that time end the pool
+DEADLINES_SLACK = 1_000  # entries of the heap of deadlines that nobody waits for any more, beyond as many as tasks are held
 SPAWN_BACKOFF_MIN_NS = NS // 10
 SPAWN_BACKOFF_MAX_NS = 30 * NS
 
@@ -186,6 +187,9 @@ class Scheduler:
 
     def _watch_deadline(self, row: TaskRow) -> None:
         limits = [at for at in (row.options.deadline_at, row.options.expires_at) if at is not None]
+        if len(self._deadlines) > 2 * len(self.tasks) + DEADLINES_SLACK:
+            tasks = self.tasks  # what ended, runs, or stands here twice is not waited for
+            self._deadlines = sorted({one for one in self._deadlines if one[1] in tasks and tasks[one[1]].status in WAITING})
         heapq.heappush(self._deadlines, (min(limits), row.id))
 
     def _on_refilled(self, event: ev.Refilled) -> None:
