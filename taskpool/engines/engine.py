@@ -52,8 +52,11 @@ class Engine(Protocol):
     def send(self, worker_id: int, jobs: Sequence[Job], limits: Sequence[Limits] = ()) -> None:
         """Hand jobs to a worker, in order, and watch their limits. A worker that just died is passed over: its WorkerDied comes."""
 
-    def take_back(self, worker_id: int, above: int) -> None:
-        """Forbid the jobs above that number: TakenBack says which will not begin, then Passed when the worker takes work again."""
+    def take_back(self, worker_id: int, above: int, running_ns: int = 0) -> None:
+        """Forbid the jobs above that number: TakenBack says which will not begin, then Passed when the worker takes work again.
+
+        running_ns: nothing happens unless the worker's body has run for so long, or it has neither ended nor begun any.
+        """
 
     def signal(self, worker_id: int, n: int, grace_s: float, why: str = "cancel") -> None:
         """Raise Cancelled in job n, again and again; kill after grace_s. Nothing happens if n has ended."""

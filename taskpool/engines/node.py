@@ -139,10 +139,10 @@ class Node:
         if not all_sent:
             self._poller.modify(link.conn.fileno(), IN | OUT)
 
-    def take_back(self, worker_id: int, above: int) -> None:
-        """Forbid the jobs above that number, and tell which will not begin."""
+    def take_back(self, worker_id: int, above: int, running_ns: int = 0) -> None:
+        """Forbid the jobs above that number, and tell which will not begin; running_ns: unless the worker gets on by itself."""
         link = self._links.get(worker_id)
-        if link is None:
+        if link is None or (running_ns and self._gets_on(link, running_ns)):
             return
         if self.mailbox_limit == 1:
             self._deliver(TakenBack(worker_id, link.last_n))
@@ -163,6 +163,13 @@ class Node:
             link.taken_above = above
         else:
             self._allow(link)
+
+    def _gets_on(self, link: Link, running_ns: int) -> bool:
+        """Whether a worker has ended a body that was not heard of yet, or has not been in this one for so long."""
+        heard = link.done_n
+        self._read_ring(link)
+        words = link.page.words
+        return link.done_n != heard or (words[CURRENT] != 0 and time.monotonic_ns() - words[STARTED] < running_ns)
 
     def _allow(self, link: Link) -> None:
         """All that was forbidden is passed over, or there was none of it: the worker takes work again."""
@@ -250,6 +257,9 @@ class Node:
             for link in rang:
                 link.rang = False
                 self._attend(link)
+            for link in tuple(self._links.values()):  # one turn for all: those that have not rung yet need not any more
+                if link.ready and not link.reaped:
+                    self._read_ring(link)
         if self._printed or "output" in due:
             self._drain("output" in due)
         while self._nudged:
@@ -506,7 +516,9 @@ class Node:
                     self._orphans.sweep_worker(link)
         if self._orphans.again:
             self._orphans.again = False
-            self._after("sweep", SWEEP_NS)
+            self._after("sweep", SWEEP_NS // 2)
+        if self._orphans.reaped:
+            self._after("orphans", 0)
 
     # ---- marks ------------------------------------------------------------------------------------------------------
 

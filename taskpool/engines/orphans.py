@@ -50,6 +50,7 @@ class Orphans:
                 continue
             if entry.state == "Z":
                 _reap(pid)
+                self.reaped = True  # its own children may have become ours since the candidates were listed
             elif not self._spared(pid):
                 self._kill(pid)
         self._trackers = {pid: at for pid, at in self._trackers.items() if pid in candidates}

@@ -7,7 +7,7 @@ import signal
 
 from taskpool.engines import linux
 
-TRACKER_S = 1.0  # how long a resource tracker may go on after the death of those it served
+TRACKER_S = 1.5  # how long a resource tracker may go on after the death of those it served
 
 
 def kill_tree(pid: int, parent: int) -> None:
