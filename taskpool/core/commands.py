@@ -124,10 +124,14 @@ class Respond(msgspec.Struct, gc=False):
 
 
 class TakeBack(msgspec.Struct, gc=False):
-    """Ask the engine which tasks above n the worker has not begun, and forbid it to begin them."""
+    """Ask the engine which tasks above n the worker has not begun, and forbid it to begin them.
+
+    running_ns: only if its body has run for so long at least; a worker that gets on, unheard as yet, is left alone.
+    """
 
     worker: int
     above: int
+    running_ns: int = 0
 
 
 class Signal(msgspec.Struct, gc=False):

@@ -14,8 +14,8 @@ LOAD_NS = 8 * MS  # measured work ahead of one worker
 DEPTH_MAX = 256  # tasks ahead of one worker: the cheapest bodies are done in a quarter of LOAD_NS
 PREFETCH_NS = 100 * MS  # up to this duration one task may wait behind another
 OVERHEAD_NS = 10_000  # added to each measured duration: what a task costs around its body
-STUCK_IDLE_NS = 2 * MS  # silence after which the tasks behind the current one are taken back while another worker is idle …
-STUCK_NS = 25 * MS  # … and while none is: they would only wait elsewhere, and on a busy machine silence is often no more than that
+STUCK_IDLE_NS = 2 * MS  # so long in one body, and the tasks behind it are taken back while another worker is idle …
+STUCK_NS = 5 * MS  # … and while none is: twice that at the worst, as a body may begin just before the look
 
 
 class Durations:
@@ -95,12 +95,12 @@ class Mailbox:
         else:
             self.load_ns = max(0, self.load_ns - (expected or 0))
 
-    def stuck_at(self, durations: Durations, somebody_idle: bool) -> int | None:
-        """Return when (monotonic ns) the tasks behind the current one count as stuck; None: there are none."""
+    def patience(self, durations: Durations, somebody_idle: bool) -> int | None:
+        """Return how long (ns) the current body may run before the tasks behind it count as stuck; None: there are none."""
         if len(self.sent) < 2 or self.taking_back or self.leaving:
             return None
         if somebody_idle:
-            return self.silent_since + STUCK_IDLE_NS
+            return STUCK_IDLE_NS
         head = next(iter(self.sent.values()))
         expected = durations.expected(head.name) or 0
-        return self.silent_since + max(STUCK_NS, expected + expected // 2)
+        return max(STUCK_NS, expected + expected // 2)

@@ -545,13 +545,15 @@ class Scheduler:
         self._stuck_at = None
         idle = any(not box.sent and box.takes_work() for box in boxes)
         for box in boxes:
-            at = box.stuck_at(self.durations, idle)
-            if at is None:
+            patience = box.patience(self.durations, idle)
+            if patience is None:
                 continue
+            at = box.silent_since + patience
             if at <= now.mono:
                 box.silent_since = now.mono
-                self._out.append(TakeBack(box.worker, next(iter(box.sent))))
-            elif self._stuck_at is None or at < self._stuck_at:
+                self._out.append(TakeBack(box.worker, next(iter(box.sent)), patience))
+                at = now.mono + patience  # the engine may have seen it get on
+            if self._stuck_at is None or at < self._stuck_at:
                 self._stuck_at = at
 
     def _shed(self) -> None:

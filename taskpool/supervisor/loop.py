@@ -227,7 +227,7 @@ class Loop:
             case cmd.Spawn():
                 self._engine.spawn(command.worker)
             case cmd.TakeBack():
-                self._engine.take_back(command.worker, command.above)
+                self._engine.take_back(command.worker, command.above, command.running_ns)
             case cmd.Signal():
                 self._engine.signal(command.worker, command.n, command.grace_s, command.why)
             case cmd.Kill():

@@ -363,3 +363,17 @@ def test_stop_ends_running_and_idle_workers_and_those_that_are_asked_for(rig: Ri
 
 def test_stop_at_once_leaves_nothing(rig: Rig) -> None:
     rig.engine.spawn(1)
+
+
+def test_a_worker_that_gets_on_is_left_alone(rig: Rig) -> None:
+    """What looks stuck from afar may have ended long ago: a conditional take-back hears it out instead."""
+    worker = rig.ready(1)
+    first, second = rig.send(worker, (bodies.nap, 60.0), (bodies.double, 3))
+    rig.begun(worker, first)
+    rig.events.clear()
+    rig.engine.take_back(worker, first, 3600 * 10**9)
+    assert rig.events == []
+    rig.engine.take_back(worker, first, 1)
+    assert ev.TakenBack(worker, first) in rig.events
+    rig.engine.kill(worker, first, "cancel")
+    assert rig.death(worker).begun == first
