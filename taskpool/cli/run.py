@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 FAILURES_SHOWN = 20
 COUNT_MAX = 100  # of --exit-count; more are 101
 LABEL_CHARACTERS_MAX = 200
-BULK_TASKS = 512
-BULK_BYTES = 8 << 20
 LIVE = ("pending", "queued", "running", "retrying")
 
 
@@ -200,40 +198,20 @@ class Run:
 
     def submit(self, options: dict[str, Any], *, fresh: bool) -> None:
         """Hand in all inputs as items of the batch; what an earlier run has finished comes back at once."""
+        from taskpool.cli.handing_in import Handed, hand_in
         from taskpool.doors.options import NOTHING_SAID
         from taskpool.wire.codec import CallEncoder
 
         encoder = CallEncoder(self._target.fn)
+        description = encoder.description if encoder.description.msgpack else None
         said = NOTHING_SAID.plus(options).over(getattr(self._target.fn, "_said", NOTHING_SAID))
-        link = self._pool._link
-        calls = [self._target.arguments(given, number) for number, given in enumerate(self._inputs, 1)]
-        bundles = [link.bundle(fresh)]
-        for item, call in enumerate(calls):
-            if len(bundles[-1].tasks) >= BULK_TASKS or bundles[-1].bytes > BULK_BYTES:
-                bundles.append(link.bundle())
+        tasks = []
+        for item, given in enumerate(self._inputs):
+            call = self._target.arguments(given, item + 1)
             codec, payload = encoder.encode(call.args, call.kwargs)
-            packed, at = said.plus({"label": _shortened(call.label)}).packed()
-            self._futures.append(
-                link.put(
-                    bundles[-1],
-                    encoder.name,
-                    codec,
-                    payload,
-                    packed,
-                    said.queue,
-                    said.priority,
-                    at,
-                    encoder.description if encoder.description.msgpack else None,
-                    self._batch,
-                    item,
-                )
-            )
-        for bundle in bundles:
-            link.send(bundle)
-            bundle.wait()
-        for future in self._futures:
-            if not future._id and future._exception is not None:
-                raise future._exception
+            labelled = said.plus({"label": _shortened(call.label)})
+            tasks.append(Handed(encoder.name, codec, payload, labelled, description, self._batch, item))
+        self._futures = hand_in(self._pool, tasks, fresh=fresh)
 
     # ---- out ----------------------------------------------------------------------------------------------------------
 

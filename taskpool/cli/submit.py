@@ -6,7 +6,7 @@ import json
 import re
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -20,10 +20,6 @@ from taskpool.cli.session import Session
 from taskpool.cli.shapes import task_doc
 from taskpool.cli.verb import verb
 from taskpool.model import Codec
-
-if TYPE_CHECKING:
-    from taskpool.doors.client import Client
-    from taskpool.doors.future import TaskFuture
 
 LABEL_CHARACTERS_MAX = 200
 _NAMED = re.compile(r"([A-Za-z_]\w*)?(:=|=)")
@@ -81,8 +77,11 @@ def command(
         said["delay"] = delay
     if deadline is not None:
         said["deadline"] = _moment(deadline)
+    from taskpool.cli.handing_in import Handed, hand_in
+    from taskpool.doors.options import NOTHING_SAID
+
     with session.client() as client:
-        future = _submit(client, handler, payload, said)
+        (future,) = hand_in(client, [Handed(handler, int(Codec.JSON), payload, NOTHING_SAID.plus(said))])
         task = client.get(future.id)
         if print_id:
             write(str(task.id))
@@ -134,16 +133,3 @@ def _json(word: str, text: str) -> Any:
 
 def _moment(at_us: int) -> datetime:
     return datetime.fromtimestamp(at_us / US, UTC)
-
-
-def _submit(client: Client, handler: str, payload: bytes, said: dict[str, Any]) -> TaskFuture[Any]:
-    """Hand in a task by its handler's name alone: what it takes is known where it runs."""
-    from taskpool.doors.options import NOTHING_SAID
-
-    checked = NOTHING_SAID.plus(said)
-    options, at = checked.packed()
-    link = client._link
-    bundle = link.bundle()
-    future = link.put(bundle, handler, int(Codec.JSON), payload, options, checked.queue, checked.priority, at, None)
-    link.send(bundle)
-    return future

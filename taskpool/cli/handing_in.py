@@ -1,0 +1,54 @@
+"""Handing in tasks that a Client's own methods do not make: by a handler's name alone, or as named items of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from taskpool.doors.options import Said
+from taskpool.doors.outbox import Bundle
+
+if TYPE_CHECKING:
+    from taskpool.doors.client import Client
+    from taskpool.doors.future import TaskFuture
+    from taskpool.wire.description import Description
+
+BULK_TASKS = 512  # tasks of one message
+BULK_BYTES = 8 << 20
+
+
+class Handed(NamedTuple):
+    """One task: who runs it with what, and what was said of it. batch and item: its permanent identity, if it has one."""
+
+    name: str
+    codec: int
+    payload: bytes
+    said: Said
+    description: Description | None = None
+    batch: str | None = None
+    item: int | None = None
+
+
+def hand_in(client: Client, tasks: Iterable[Handed], *, fresh: bool = False) -> list[TaskFuture[Any]]:
+    """Hand in tasks and return their futures once all are durable. fresh: forget the batch's items of before.
+
+    Raises what the supervisor refuses one of them with.
+    """
+    link = client._link
+    bundles: list[Bundle] = []
+    futures: list[TaskFuture[Any]] = []
+    for name, codec, payload, said, description, batch, item in tasks:
+        if not bundles or len(bundles[-1].tasks) >= BULK_TASKS or bundles[-1].bytes > BULK_BYTES:
+            bundles.append(Bundle(link, fresh=fresh and not bundles))
+        options, at = said.packed()
+        futures.append(
+            link.put(bundles[-1], name, codec, payload, options, said.queue, said.priority, at, description, batch, item)
+        )
+    for bundle in bundles:
+        link.send(bundle)
+    for bundle in bundles:
+        bundle.wait()
+    for future in futures:
+        if not future._id and future._exception is not None:
+            raise future._exception
+    return futures
