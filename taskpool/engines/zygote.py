@@ -28,6 +28,7 @@ import msgspec
 
 from taskpool.core.registry import default_registry
 from taskpool.engines import linux, preparation, sweep
+from taskpool.wire import barrier
 from taskpool.wire.description import set_main_stem
 from taskpool.wire.messages import Fork, Forked, Prepare, Prepared
 from taskpool.worker import main as worker
@@ -148,6 +149,8 @@ class Zygote:
         gc.collect()
         gc.disable()
         gc.freeze()  # what is imported is never collected: workers go on sharing its memory
+        # Workers are born registered: a processor that idled on a worker's memory while it registered might not notice.
+        barrier.register()
         return Prepared(handlers=default_registry.names(), error=self._error, notices=tuple(notices))
 
     def _import_all(self) -> None:
