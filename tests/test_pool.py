@@ -535,6 +535,16 @@ def _note(item: tuple[str, int]) -> int:
     return n * n
 
 
+def test_a_callback_may_end_its_pool() -> None:
+    pool = Pool(workers=1)
+    ended = threading.Event()
+    pool.submit(add, 1).add_done_callback(lambda future: (pool.close(), ended.set()))
+    assert ended.wait(WAIT_S)
+    assert not Path(pool.store).parent.exists()
+    with pytest.raises(PoolStopped):
+        pool.submit(add, 1)
+
+
 def test_settings_that_make_no_sense(tmp_path: Path) -> None:
     for wrong in ({"workers": 0}, {"durability": "eternal"}, {"cancel_grace": -1}, {"preload": [3]}):
         with pytest.raises(InvalidSettings):
@@ -664,14 +674,22 @@ def test_a_script_may_let_its_tasks_drain(tmp_path: Path) -> None:
 
 
 def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    """It shows all tasks together, and what each running one says of itself."""
     command = script(
         tmp_path,
         """
-        from taskpool import Pool
+        import time
+        from taskpool import Pool, track
+
+        def slow(n):
+            for _ in track(range(4)):
+                time.sleep(0.1)
+            return n
 
         if __name__ == "__main__":
             with Pool(workers=1) as pool:
                 print(sum(pool.map(abs, range(-20, 0), progress="pricing")))
+                print(sum(pool.map(slow, range(2), progress=True)))
         """,
     )
     ours, theirs = os.openpty()
@@ -686,10 +704,10 @@ def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
             break
         drawn += data
     os.close(ours)
-    assert shown.communicate(timeout=WAIT_S)[0] == "210\n"
+    assert shown.communicate(timeout=WAIT_S)[0] == "210\n1\n"
     assert shown.returncode == 0
-    assert b"pricing" in drawn
-    assert b"20/20" in drawn
+    for words in (b"pricing", b"20/20", b"slow", b"  task 2", b"2/2"):
+        assert words in drawn, drawn.decode()
 
 
 def test_a_pool_inside_a_task(pool: Pool) -> None:

@@ -468,6 +468,8 @@ class Link:
 
     def wait_gone(self, timeout: float | None) -> bool:
         """Wait until the other side has said goodbye or died. Return whether it has."""
+        if threading.get_ident() == self._thread_id:
+            return self._pump(lambda: self.stopped, timeout)
         self._thread.join(timeout)
         return self.stopped
 
