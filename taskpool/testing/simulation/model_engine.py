@@ -129,10 +129,10 @@ class ModelEngine:
             if box.state == ALIVE:
                 box.pipe.append(job)
 
-    def take_back(self, worker: int, above: int) -> None:
-        """Forbid what lies above that number and has not begun."""
+    def take_back(self, worker: int, above: int, running_ns: int) -> None:
+        """Forbid what lies above that number and has not begun; running_ns: unless the worker gets on by itself."""
         box = self.workers.get(worker)
-        if box is None or box.state != ALIVE:
+        if box is None or box.state != ALIVE or (running_ns and self._gets_on(box, running_ns)):
             return
         box.limit = min(box.limit, above)
         above = max(above, box.last_begun)
@@ -140,6 +140,12 @@ class ModelEngine:
         self.news.append(News(ev.TakenBack(worker, box.taken_above), worker))
         if box.taken_above >= box.highest:
             self._allow(box)
+
+    def _gets_on(self, box: ModelWorker, running_ns: int) -> bool:
+        """Return whether it has ended a body that was not heard of yet, or has not been in this one for so long."""
+        ended = any(isinstance(record, Report) for record in box.ring[box.seen :])
+        self._read(box)
+        return ended or (box.body is not None and self._clock.now().mono - box.body.began_ns < running_ns)
 
     def _allow(self, box: ModelWorker) -> None:
         """Nothing that was forbidden is left: the worker takes work again."""

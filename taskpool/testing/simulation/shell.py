@@ -195,7 +195,7 @@ class Shell:
             case cmd.Spawn():
                 self.engine.spawn(command.worker)
             case cmd.TakeBack():
-                self.engine.take_back(command.worker, command.above)
+                self.engine.take_back(command.worker, command.above, command.running_ns)
             case cmd.Signal():
                 self.engine.signal(command.worker, command.n, command.grace_s, command.why)
             case cmd.Refill():
