@@ -211,3 +211,14 @@ def daemonize(path: str, clean_environment: bool = False) -> None:
 def daemonize_and_wait(path: str, clean_environment: bool = False) -> None:
     daemonize(path, clean_environment)
     time.sleep(3600)
+
+
+def scribble(page: str, done: str) -> None:
+    """Do to the own status page what a stray write could: make the ring's head nonsense."""
+    from taskpool.wire.page import HEAD
+
+    with open(page, "r+b") as file:
+        file.seek(8 * HEAD)
+        file.write((2**40 + 1).to_bytes(8, "little"))
+    Path(done).write_text("")
+    time.sleep(3600)

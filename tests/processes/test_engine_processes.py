@@ -216,6 +216,19 @@ def test_a_death_between_the_naming_and_the_body_counts_as_begun(tmp_path: Path)
     rig.close()
 
 
+def test_a_worker_that_damages_its_page_is_ended_and_charged_with_it(rig: Rig, tmp_path: Path) -> None:
+    worker = rig.ready(1)
+    before, n, _ = rig.send(
+        worker, (bodies.double, 1), (bodies.scribble, str(tmp_path / "e1" / "w1.page"), str(tmp_path / "done")), (bodies.double, 2)
+    )
+    rig.report(worker, before)
+    rig.until_file(tmp_path / "done")
+    rig.engine.take_back(worker, n)
+    death = rig.death(worker)
+    assert (death.begun, death.why, death.error.kind) == (n, "", "panic")
+    assert "its worker cannot be used: head" in death.error.message
+
+
 def test_only_one_body_is_charged_however_the_worker_is_killed(rig: Rig) -> None:
     """Kills at random moments of a full mailbox: what was reported stays, at most one had begun, the rest never did."""
     for worker in range(1, 31):
