@@ -29,7 +29,7 @@ from taskpool.model import Progress
 from taskpool.wire import barrier
 from taskpool.wire.frames import Closed
 from taskpool.wire.messages import Checkpointed, Forked, Job, Prepare, Prepared, Report, encoder
-from taskpool.wire.page import CURRENT, HEAD, LIMIT, NO_LIMIT, PROGRESS_SEQ, STARTED, STOPPING, TAIL, boot_word
+from taskpool.wire.page import CURRENT, HEAD, LIMIT, NO_LIMIT, PROGRESS_SEQ, SEEN_AT, STARTED, STOPPING, TAIL, boot_word
 from taskpool.wire.poller import GONE, IN, OUT, Poller
 
 MAILBOX_MAX = 256
@@ -333,8 +333,10 @@ class Node:
     # ---- rings ------------------------------------------------------------------------------------------------------
 
     def _read_ring(self, link: Link) -> None:
-        if link.page.words[HEAD] == link.ring.position:
+        words = link.page.words
+        if words[HEAD] == link.ring.position:
             return
+        words[SEEN_AT] = time.monotonic_ns()
         found, problem = records.read(link.ring, self._run_dir, self._spills)
         faults.point("result.read")
         self._read[link] = None

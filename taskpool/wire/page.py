@@ -54,6 +54,7 @@ OUTPUT_READ = (
     36  # bytes of the worker's output that were drained so far; with OUTPUT_BUSY in it, look again: some are being drained
 )
 TAIL = 37
+SEEN_AT = 38  # monotonic ns of its last look into the ring
 
 CANCEL_REQUEST, CANCEL_SOFT_TIMEOUT = 1, 2  # values of CANCEL_KIND
 OUTPUT_BUSY = 1 << 63

@@ -67,6 +67,17 @@ class Link:
             if frames:
                 return [job for frame in frames for job in jobs_decoder.decode(frame)]
 
+    def receive_more(self) -> list[Job]:
+        """Return the jobs that are here already, maybe none."""
+        self.check()
+        try:
+            frames = self._reader.read(socket.MSG_DONTWAIT)
+        except OSError:
+            os._exit(EXIT_GONE)
+        except FrameTooLong:
+            os._exit(EXIT_DESCRIPTORS)
+        return [job for frame in frames for job in jobs_decoder.decode(frame)]
+
     def check(self) -> None:
         """End the process if the socket's descriptor is not the socket any more."""
         try:
