@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench import facts
 from bench.tasks import noop
@@ -67,7 +67,7 @@ def _warmed(found: Opened, workers: int) -> Opened:
     return found
 
 
-def durability_of(name: str) -> str:
+def durability_of(name: str) -> Literal["power", "process"]:
     """Return the durability under which a contender of ours runs."""
     return "process" if name == PROCESS else "power"
 

@@ -1,4 +1,4 @@
-"""Where the supervisor's time goes under the load of P1 or P2: `python -m bench.profile_supervisor [--lone] [--process]`.
+"""Where the supervisor's time goes under the load of a row: `python -m bench.profile_supervisor [P1|P2|P3] [--cprofile] [--process]`.
 
 The supervisor is not touched: the pool is started with another interpreter command, a script that runs the same entry under a
 profiler. By default a timer signal samples the stack every millisecond of CPU time (bodies of C functions count for their caller,
@@ -75,7 +75,7 @@ def _name_of(frame: FrameType) -> str:
 
 def inside(argv: list[str]) -> int:
     """Run the supervisor's entry under a profiler and write what was found at its end."""
-    from taskpool.supervisor.process import main as supervise
+    from taskpool.supervisor.start import main as supervise
 
     out = Path(os.environ[_OUT])
     if os.environ[_KIND] == "cprofile":
@@ -96,9 +96,9 @@ def inside(argv: list[str]) -> int:
         out.write_text(json.dumps(found))
 
 
-def profiled(kind: str, contender: str, tasks: int, out: Path, *, lone: bool) -> float:
-    """Run the load of P1 (lone: of P2) with a profiled supervisor; return the CPU µs per task that it took in all."""
-    from bench import processes
+def profiled(kind: str, contender: str, tasks: int, out: Path, row: str) -> float:
+    """Run the load of P1, P2 or P3 with a profiled supervisor; return the CPU µs per task that it took in all."""
+    from bench import p03_efficiency, processes
     from bench.contenders import opened
     from bench.harness import ROOT
     from bench.p01_noop import load
@@ -113,11 +113,13 @@ def profiled(kind: str, contender: str, tasks: int, out: Path, *, lone: bool) ->
         with opened(contender) as found:
             pid = found.pool.stats().pid
             before = processes.cpu_ns(pid)
-            if lone:
+            if row == "P1":
+                load(found, tasks)
+            elif row == "P2":
                 for _ in range(tasks):
                     found.result(found.submit(noop))
             else:
-                load(found, tasks)
+                p03_efficiency.load(found, tasks, p03_efficiency.calibrate({})["steps_1ms"])
             return (processes.cpu_ns(pid) - before) / 1000 / tasks
     finally:
         sys.executable = real
@@ -137,8 +139,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.profile_supervisor", description=__doc__)
     parser.add_argument("--cprofile", action="store_true", help="count every call instead of sampling")
     parser.add_argument("--process", action="store_true", help="durability process instead of power")
-    parser.add_argument("--lone", action="store_true", help="one task at a time, as in P2")
-    parser.add_argument("--tasks", type=int, default=40_000)
+    parser.add_argument("row", nargs="?", default="P1", choices=("P1", "P2", "P3"))
+    parser.add_argument("--tasks", type=int, default=10_000)
     parser.add_argument("--rows", type=int, default=25, help="lines of each list")
     arguments = parser.parse_args()
     from bench.contenders import POWER, PROCESS
@@ -146,7 +148,7 @@ def main() -> int:
     kind = "cprofile" if arguments.cprofile else "sample"
     with tempfile.TemporaryDirectory(prefix="bench-profile-") as place:
         out = Path(place, "profile")
-        cpu_us = profiled(kind, PROCESS if arguments.process else POWER, arguments.tasks, out, lone=arguments.lone)
+        cpu_us = profiled(kind, PROCESS if arguments.process else POWER, arguments.tasks, out, arguments.row)
         if kind == "sample":
             _print_samples(out, cpu_us, arguments.rows)
         else:
