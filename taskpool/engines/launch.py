@@ -10,8 +10,16 @@ from typing import NamedTuple
 
 MARK = "TASKPOOL_MARK"  # in the environment of all that descends from a zygote: whose it is (`sweep`)
 
-# Run with `python -c`, which puts the directory that the pool happens to be started in before the standard library.
-COMMAND = "import sys; sys.path[:] = [*filter(None, sys.path), sys.argv[1]]; from taskpool.engines.zygote import main; main()"
+# Run with `python -c`, which puts the directory that the pool happens to be started in before the standard library. The library is
+# the one that runs here, whatever else is installed; its place in the path is for the user's modules to decide.
+COMMAND = """\
+import sys
+sys.path[:] = [sys.argv[1], *filter(None, sys.path)]
+import taskpool
+del sys.path[0]
+from taskpool.engines.zygote import main
+main()
+"""
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
 
