@@ -15,6 +15,7 @@ FRAME_BYTES_MAX = 64 << 20  # one frame: many tasks of up to 16 MiB travel in se
 READ_BYTES = 1 << 18
 
 _length = struct.Struct("<I")
+_SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # an int, not an enum made anew by each send
 
 
 class FrameTooLong(TaskpoolError):
@@ -94,7 +95,7 @@ class FrameWriter:
         queue = self._queue
         while queue:
             try:
-                sent = self._sock.send(queue[0], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                sent = self._sock.send(queue[0], _SEND_FLAGS)
             except BlockingIOError:
                 return False
             except OSError as error:

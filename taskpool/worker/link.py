@@ -23,7 +23,7 @@ EXIT_GONE = 0  # the supervisor closed the link: the end of a worker's life
 EXIT_DESCRIPTORS = 70  # a body closed or replaced our descriptors
 ROOM_POLL_S = 0.001  # how often a full ring is looked at
 
-_RING_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_RING_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 def high(fd: int) -> int:
