@@ -179,6 +179,11 @@ def test_functions_of_a_script_are_named_after_its_file(tmp_path: Path, monkeypa
     assert description.look_up("report:price") is price
     with pytest.raises(LookupError, match="__main__"):
         description.look_up("report:guarded")
+    broken = types.ModuleType("report")
+    broken.__getattr__ = lambda name: 1 / 0  # type: ignore[method-assign]  # as a script does that is imported a second time
+    monkeypatch.setitem(sys.modules, "report", broken)
+    with pytest.raises(LookupError, match="__main__"):
+        description.look_up("report:guarded")
     description.set_main_stem("other")
     try:
         assert description.canonical_name(twin("__mp_main__")) == "other:price"

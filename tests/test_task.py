@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -128,3 +132,44 @@ class Desk:
 
 def test_it_can_be_a_method() -> None:
     assert Desk().sell(2) == 3
+
+
+SESSION = """\
+from taskpool import Controller, Pool, task
+
+scale = 10
+
+@task
+def part(n: int) -> int:
+    return n * scale
+
+@task(max_attempts=2, queue="sums")
+def total(ctl: Controller, n: int) -> int:
+    return 0 if n == 0 else part(n) + total(n - 1) + ctl.attempt - 1
+
+with Pool(workers=1) as pool:
+    future = pool.submit(total, 3)
+    print(future.result(), future.task().queue, future.task().max_attempts, total.options(queue="q").submit(2).result())
+    try:
+        pool.submit(total, "three")
+    except TypeError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("words", [["-c", SESSION], ["-"]], ids=["command", "stdin"])
+def test_handlers_of_a_session_travel_with_their_code(words: list[str], tmp_path: Path) -> None:
+    """Workers cannot import what was typed: the function travels, and all handlers that it calls."""
+    done = subprocess.run(
+        [sys.executable, *words],
+        input=SESSION,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.splitlines() == ["60 sums 2 30", "argument 'n' of __main__:total must be int, but is str: 'three'"], (
+        done.stderr
+    )

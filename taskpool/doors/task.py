@@ -12,6 +12,7 @@ from taskpool.doors.client import Submitter, current_pool
 from taskpool.doors.future import TaskFuture
 from taskpool.doors.options import NOTHING_SAID, Said, TaskOptions
 from taskpool.model import Controller
+from taskpool.wire.description import MAIN_NAMES, main_is_importable
 from taskpool.worker.controller import current
 
 P = ParamSpec("P")
@@ -69,7 +70,9 @@ class TaskFunction(Generic[P, R]):
         return self if instance is None else types.MethodType(self, instance)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle it by its name, as a function; under further options, by that and them."""
+        """Pickle it by its name, as a function; under further options, by that and them; in a session with its function."""
+        if self.__module__ in MAIN_NAMES and not main_is_importable():
+            return TaskFunction, (self.__wrapped__, self.name, self._said, self._wants_controller)
         return _rebuild, (self.__module__, self.__qualname__, self._said._values)
 
     def __repr__(self) -> str:

@@ -18,7 +18,7 @@ import msgspec
 from taskpool.errors import ArgTypeError, HandlerNotFound, InvalidHandler, InvalidPayload, TaskpoolError
 from taskpool.model import Codec
 from taskpool.wire.annotations import plain_scalar
-from taskpool.wire.description import Description, describe, is_importable, main_is_importable, unwrapped
+from taskpool.wire.description import MAIN_NAMES, Description, describe, is_importable, main_is_importable, unwrapped
 from taskpool.wire.limits import DEPTH_MAX, MIB, PAYLOAD_BYTES_MAX, RESULT_BYTES_MAX
 from taskpool.wire.unpicklable import culprit
 
@@ -48,9 +48,15 @@ class CallEncoder:
         self.description = describe(fn)
         self.name = self.description.name
         self._fn = unwrapped(fn)
-        self.by_value = not (self.description.registered or is_importable(fn)) if by_value is None else by_value
         self._main_travels = main_is_importable()  # what is defined in `__main__` can be named
+        self.by_value = self._must_travel(fn) if by_value is None else by_value
         self._msgpack = self.description.msgpack and self.description.registered and not self.by_value
+
+    def _must_travel(self, fn: Callable[..., Any]) -> bool:
+        """Return whether workers cannot find the function: not even a handler, if an interactive session defined it."""
+        if self.description.registered:
+            return not self._main_travels and getattr(self._fn, "__module__", None) in MAIN_NAMES
+        return not is_importable(fn)
 
     def encode(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] = _NO_NAMES) -> tuple[int, bytes]:
         """Return (codec, payload). Raises ArgCountError, ArgTypeError, InvalidPayload; nothing was sent then."""

@@ -296,6 +296,10 @@ def look_up(name: str) -> Any:
             return found
         except (AttributeError, ModuleNotFoundError) as error:
             problem = problem or str(error)
+        except Exception:
+            if not problem:
+                raise
+            # The script once more, under its own name: what goes wrong in that says nothing of the function.
     if len(candidates) > 1:
         problem = f"the script has no {path} when it is imported; is that under `if __name__ == '__main__':`?"
     raise LookupError(problem)
