@@ -50,14 +50,14 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def commit_us(directory: Path, commits: int = 200) -> list[float]:
-    """Return how long each of that many commits took here, in µs: one row of 200 bytes, WAL, synchronous=FULL, on a new file."""
+def commit_us(directory: Path, commits: int = 200, *, synchronous: str = "FULL") -> list[float]:
+    """Return how long each of that many commits took here, in µs: one row of 200 bytes, WAL, on a new file."""
     path = directory / f"commit-{os.getpid()}-{time.monotonic_ns()}.db"
     connection = sqlite3.connect(path, isolation_level=None)
     took = []
     try:
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA synchronous={synchronous}")
         connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, b BLOB)")
         for _ in range(commits):
             began = time.perf_counter_ns()

@@ -12,17 +12,18 @@ from bench.tasks import noop
 
 
 def measure(contender: str, params: Params) -> Measured:
-    """Return p50 and p99 of the round trip, and for ours the time of a bare commit on the same disk in the same process."""
+    """Return p50 and p99 of the round trip, and for ours the time of a bare commit of the same durability on the same disk."""
     with opened(contender) as found:
         submit, result = found.submit, found.result
-        commits = facts.commit_us(found.directory) if found.directory else []
+        synchronous = "NORMAL" if contender == PROCESS else "FULL"
+        commits = facts.commit_us(found.directory, synchronous=synchronous) if found.directory else []
         took = []
         for _ in range(params["tasks"]):
             at = time.perf_counter_ns()
             result(submit(noop))
             took.append((time.perf_counter_ns() - at) / 1000)
         if found.directory:
-            commits += facts.commit_us(found.directory)
+            commits += facts.commit_us(found.directory, synchronous=synchronous)
         figures = {"p50": quantile(took, 0.5), "p99": quantile(took, 0.99)}
         if commits:
             figures["commit"] = quantile(commits, 0.5)
@@ -50,7 +51,12 @@ ROW = Row(
             at_most=150,
             unit="µs",
         ),
-        Target("process: p50 above PPE's", lambda at: at[PROCESS]["p50"] - at[PPE]["p50"], at_most=150, unit="µs"),
+        Target(
+            "process: p50 above PPE's and two commits",
+            lambda at: at[PROCESS]["p50"] - at[PPE]["p50"] - 2 * at[PROCESS]["commit"],
+            at_most=150,
+            unit="µs",
+        ),
         Target("power: p99 ÷ p50", lambda at: at[POWER]["p99"] / at[POWER]["p50"], at_most=3.0),
         Target("process: p99 ÷ p50", lambda at: at[PROCESS]["p99"] / at[PROCESS]["p50"], at_most=3.0),
     ),

@@ -1,4 +1,4 @@
-"""Where the supervisor's time goes under the load of a row: `python -m bench.profile_supervisor [P1|P2|P3] [--cprofile] [--process]`.
+"""Where the supervisor's time goes under the load of a row: `python -m bench.profile_supervisor [P1|P2|P3] [--process]`.
 
 The supervisor is not touched: the pool is started with another interpreter command, a script that runs the same entry under a
 profiler. By default a timer signal samples the stack every millisecond of CPU time (bodies of C functions count for their caller,
