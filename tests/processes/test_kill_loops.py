@@ -70,11 +70,14 @@ def kill_supervisors(place: Path, tag: str, kills: int, random_: random.Random, 
     for kill in range(kills):
         # The batch gets longer with each run, so that no kill finds nothing to do.
         count = COUNT * (kill + 1) // kills
-        with pytest.raises(PoolStopped, match="SIGKILL"), Killer(place, random_):
-            with Pool(store, workers=WORKERS, durability=durability) as pool:  # type: ignore[arg-type]
-                drive(pool, place, kill, count, PLAIN)
-                for n in range(2 * COUNT):  # it came through before the kill
-                    submit(pool, place, 500_000_000 + 10_000 * kill + n, 1000)
+        with (
+            pytest.raises(PoolStopped, match="SIGKILL"),
+            Killer(place, random_),
+            Pool(store, workers=WORKERS, durability=durability) as pool,  # type: ignore[arg-type]
+        ):
+            drive(pool, place, kill, count, PLAIN)
+            for n in range(2 * COUNT):  # it came through before the kill
+                submit(pool, place, 500_000_000 + 10_000 * kill + n, 1000)
         wait_gone(tag)
         assert reruns.check() <= kill * WORKERS
     with Pool(store, workers=WORKERS, durability=durability) as pool:  # type: ignore[arg-type]
