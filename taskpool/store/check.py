@@ -9,7 +9,6 @@ import select
 import sqlite3
 import subprocess
 import sys
-from urllib.parse import quote
 
 PROBLEMS_MAX = 20
 WORDS_MAX = 4000
@@ -74,6 +73,8 @@ class Check:
 
 def problems(path: str) -> list[str]:
     """Return what SQLite finds wrong with the file, in lines; none if it is sound."""
+    from urllib.parse import quote
+
     connection = sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=10, isolation_level=None)
     try:
         found = [line for (line,) in connection.execute(f"PRAGMA quick_check({PROBLEMS_MAX})")]

@@ -6,7 +6,6 @@ import os
 import sqlite3
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 from taskpool.errors import StoreCorrupt, StoreTooNew, StoreUnusable
 from taskpool.store import schema
@@ -136,4 +135,5 @@ def pragmas(connection: sqlite3.Connection) -> dict[str, object]:
 
 
 def _uri(path: Path, mode: str) -> str:
-    return f"file:{quote(str(path))}?mode={mode}"
+    name = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")  # all that ends a file name in SQLite's URIs
+    return f"file:{name}?mode={mode}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
@@ -168,6 +167,8 @@ def listed(row: Any) -> Task:
 
 def uid_text(uid: bytes) -> str:
     """Return a uid as people write it."""
+    import uuid
+
     return str(uuid.UUID(bytes=uid)) if len(uid) == 16 else uid.hex()
 
 

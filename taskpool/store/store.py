@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -104,7 +103,7 @@ class Store(Reading):
     def _set_up(self, found: Found | None, clock: Clock) -> None:
         """Bring the file to this version, and take its next epoch."""
         if found is None:
-            self.mark = uuid.uuid4().hex
+            self.mark = os.urandom(16).hex()
             schema.create(self._db, self.mark)
         else:
             if found.version < schema.VERSION:

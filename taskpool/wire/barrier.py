@@ -8,7 +8,7 @@ would cost each task; membarrier puts the whole price on the rare side.
 from __future__ import annotations
 
 import ctypes
-import platform
+import os
 
 _NUMBERS = {"x86_64": 324, "aarch64": 283, "riscv64": 283, "ppc64le": 365, "s390x": 356}
 _QUERY, _GLOBAL_EXPEDITED, _REGISTER_GLOBAL_EXPEDITED = 0, 2, 4
@@ -17,7 +17,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _membarrier(command: int) -> int:
-    number = _NUMBERS.get(platform.machine())
+    number = _NUMBERS.get(os.uname().machine)
     return -1 if number is None else int(_libc.syscall(number, command, 0, 0))
 
 

@@ -71,10 +71,8 @@ class PageInvalid(Exception):
 
 def boot_word() -> int:
     """Return a 63-bit number that differs for each boot of the machine."""
-    import hashlib
-
-    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-        return int.from_bytes(hashlib.blake2b(file.read(), digest_size=8).digest(), "little") >> 1
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return int(file.read().replace("-", ""), 16) & (2**63 - 1)
 
 
 class Page:
