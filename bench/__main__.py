@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> int:
     """Run the command line; return 1 if a contender gave no figures."""
     arguments = _arguments(argv)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what users start is compiled already, as peers in site-packages are
     if arguments.rows == ["report"]:
         pages = [arguments.out, arguments.out / report.PAGE.name] if arguments.out else []
         for path in report.write(*pages):
