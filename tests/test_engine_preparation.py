@@ -150,6 +150,7 @@ def test_an_import_that_fails_is_told_with_its_traceback(tmp_path: Path, monkeyp
     rig.until(lambda: rig.prepared)
     assert "faulty.py" in rig.prepared[0].error
     assert "this" in rig.prepared[0].error.splitlines()[-1]
+    assert not any(ours in rig.prepared[0].error for ours in ("zygote.py", "frozen"))  # only what is the user's
     rig.engine.spawn(1)
     assert "could not be imported" in rig.wait(ev.WorkerFailed).error
     rig.close()

@@ -28,6 +28,7 @@ import msgspec
 
 from taskpool.core.registry import default_registry
 from taskpool.engines import linux, preparation, sweep
+from taskpool.errors import TaskpoolError
 from taskpool.wire import barrier
 from taskpool.wire.description import set_main_stem
 from taskpool.wire.messages import Fork, Forked, Prepare, Prepared
@@ -137,13 +138,13 @@ class Zygote:
     def _prepared(self) -> Prepared:
         prepare = self._prepare
         notices = [f"{late} leaves a thread behind when it is imported; each worker imports it by itself" for late in prepare.late]
+        code = ""
         preparation.entering = True
         try:
             self._import_all()
-        except BaseException:  # SystemExit of a script's last line too
-            import traceback
-
-            self._error = _limited(traceback.format_exc())
+        except BaseException as error:  # SystemExit of a script's last line too
+            self._error = _limited(_told(error))
+            code = error.code if isinstance(error, TaskpoolError) else code
         preparation.entering = False
         self._gc = gc.isenabled()
         gc.collect()
@@ -151,7 +152,7 @@ class Zygote:
         gc.freeze()  # what is imported is never collected: workers go on sharing its memory
         # Workers are born registered: a processor that idled on a worker's memory while it registered might not notice.
         barrier.register()
-        return Prepared(handlers=default_registry.names(), error=self._error, notices=tuple(notices))
+        return Prepared(handlers=default_registry.names(), error=self._error, notices=tuple(notices), error_code=code)
 
     def _import_all(self) -> None:
         prepare = self._prepare
@@ -269,6 +270,20 @@ def _wait_for_end(intermediate: int) -> None:
         poll.register(pidfd, select.POLLIN)
         poll.poll()
         os.close(pidfd)
+
+
+def _told(error: BaseException) -> str:
+    """Return the traceback of a failed import from the first frame that is neither ours nor the importer's; none if all are."""
+    import traceback
+
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_IMPORTERS):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))
+
+
+_LIBRARY = os.path.dirname(os.__file__)
+_IMPORTERS = (__file__, preparation.__file__, f"{_LIBRARY}/importlib/", f"{_LIBRARY}/multiprocessing/", "<frozen ")
 
 
 def _limited(text: str) -> str:

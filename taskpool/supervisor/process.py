@@ -240,8 +240,8 @@ class Supervisor:
         prepared = self._node.prepared
         assert prepared is not None
         if prepared.error:
-            refusal = wire.Refused(0, "invalid_handler", "a module with handlers cannot be imported:\n" + prepared.error)
-            self._server.send(connection.number, refusal)
+            words = f"a module with handlers cannot be imported:\n{prepared.error.rstrip()}"
+            self._server.send(connection.number, wire.Refused(0, prepared.error_code or "invalid_handler", words))
             return
         notices = [*self._store.notices, *prepared.notices]
         welcome = wire.Welcome(wire.PROTOCOL, os.getpid(), self.settings.store, self._store.epoch, self.settings.workers, notices)
@@ -252,7 +252,7 @@ class Supervisor:
         for connection in hellos:
             self._welcome(connection)
         if prepared.error:
-            self._failure = TaskpoolError(f"a module with handlers cannot be imported:\n{prepared.error}")
+            self._failure = TaskpoolError(f"a module with handlers cannot be imported:\n{prepared.error.rstrip()}")
             self._log(self._failure.message)
             self.stop(0.0, why="a module with handlers cannot be imported")
         else:

@@ -102,11 +102,15 @@ class Fork(msgspec.Struct, tag=True):
 
 
 class Prepared(msgspec.Struct, tag=True):
-    """The zygote is ready. handlers: names registered by preloaded modules; error: the traceback when preloading failed."""
+    """The zygote is ready. handlers: names registered by preloaded modules; error: the traceback when preloading failed.
+
+    error_code: of the error, if it is one of ours.
+    """
 
     handlers: tuple[str, ...] = ()
     error: str = ""
     notices: tuple[str, ...] = ()
+    error_code: str = ""
 
 
 class Forked(msgspec.Struct, tag=True):
