@@ -21,7 +21,7 @@ from taskpool.core.lifecycle import (
     SUCCEEDED,
 )
 from taskpool.core.mailbox import STUCK_IDLE_NS, STUCK_NS
-from taskpool.core.scheduler import BOOT_FAILURES_MAX, Scheduler
+from taskpool.core.scheduler import BOOT_FAILURES_MAX, SPAWNS_PER_S_MAX, Scheduler
 from taskpool.model import Options, RetryPolicy, TaskError
 from taskpool.wire import messages as wire
 from tests.scheduler_rig import CLIENT, MS, Rig, of, the
@@ -812,6 +812,22 @@ def test_workers_that_die_before_they_are_ready_end_the_pool() -> None:
         rig.turn()
     assert len(reasons) == 1
     assert "before they are ready" in reasons[0]
+
+
+def test_workers_that_keep_dying_are_replaced_at_a_bounded_rate() -> None:
+    """A storm of crashes, or workers that die idle, must not become a storm of forks."""
+    rig = Rig(ready=False)
+    began = rig.mono
+    spawned = 1
+    for worker in range(1, 3 * SPAWNS_PER_S_MAX):
+        rig.turn(ev.WorkerReady(worker, 100))
+        if not of(rig.turn(rig.death(worker)), cmd.Spawn):
+            wait = rig.scheduler.next_timer(rig.clock.now())
+            assert wait
+            rig.clock.advance(wait)
+            the(rig.turn(), cmd.Spawn)
+        spawned += 1
+        assert spawned <= SPAWNS_PER_S_MAX * (1 + (rig.mono - began) // NS)
 
 
 def test_a_dirty_worker_is_replaced_after_its_report() -> None:

@@ -8,6 +8,7 @@ Late and double messages are normal: each carries the number, task and attempt i
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from typing import assert_never
 
 from taskpool.clock import NS, US, Instant
@@ -37,6 +38,7 @@ CANCEL_GRACE_S = 5.0
 BOOT_FAILURES_MAX = 5  # workers that die before they are ready …
 BOOT_FAILURES_WITHIN_NS = 10 * NS  # … in that time end the pool
 DEADLINES_SLACK = 1_000  # entries of the heap of deadlines that nobody waits for any more, beyond as many as tasks are held
+SPAWNS_PER_S_MAX = 100  # or the whole pool, if that is larger
 SPAWN_BACKOFF_MIN_NS = NS // 10
 SPAWN_BACKOFF_MAX_NS = 30 * NS
 
@@ -76,6 +78,7 @@ class Scheduler:
         self._boot_failures: list[int] = []
         self._spawn_after = 0
         self._spawn_backoff = SPAWN_BACKOFF_MIN_NS
+        self._spawned: deque[int] = deque()  # monotonic ns of the spawns of the last second
         self._stuck_at: int | None = None
         self._out: list[Command] = []
 
@@ -536,9 +539,22 @@ class Scheduler:
         # The spare comes when all others are there: the first result does not wait for it.
         want = self.size + (self.spares if ready >= self.size else 0)
         for _ in range(want - coming):
+            if not self._may_spawn(now):
+                break
             self.workers[self.next_worker] = Mailbox(self.next_worker)
             self._out.append(Spawn(self.next_worker))
             self.next_worker += 1
+
+    def _may_spawn(self, now: Instant) -> bool:
+        """Bound how fast workers that keep dying are replaced; note one more, or set the timer for when it may be."""
+        spawned = self._spawned
+        while spawned and now.mono - spawned[0] >= NS:
+            spawned.popleft()
+        if len(spawned) >= max(SPAWNS_PER_S_MAX, self.size + self.spares):
+            self._spawn_after = spawned[0] + NS
+            return False
+        spawned.append(now.mono)
+        return True
 
     def _take_back_stuck(self, now: Instant) -> None:
         boxes = self.workers.values()
