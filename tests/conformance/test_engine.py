@@ -368,7 +368,7 @@ def test_stop_at_once_leaves_nothing(rig: Rig) -> None:
 def test_a_worker_that_gets_on_is_left_alone(rig: Rig) -> None:
     """What looks stuck from afar may have ended long ago: a conditional take-back hears it out instead."""
     worker = rig.ready(1)
-    first, second = rig.send(worker, (bodies.nap, 60.0), (bodies.double, 3))
+    first, _second = rig.send(worker, (bodies.nap, 60.0), (bodies.double, 3))
     rig.begun(worker, first)
     rig.events.clear()
     rig.engine.take_back(worker, first, 3600 * 10**9)
