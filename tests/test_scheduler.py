@@ -495,6 +495,22 @@ def test_expiry_does_not_end_what_had_started() -> None:
     assert the(rig.turn(), cmd.Start).id == task_id
 
 
+def test_expiry_does_not_end_what_was_stopped_or_retried_by_hand_after_it_had_started() -> None:
+    """Neither an orderly stop nor a new round makes a task one that never started."""
+    rig = Rig()
+    (task_id,) = rig.submit(options=Options(expires_at=rig.wall + 2 * US))
+    rig.turn(ev.StopAsked(0.0))
+    end = the(rig.turn(rig.death(begun=task_id, why="stop")), cmd.End)
+    assert end.extras is not None
+    assert end.extras.begun
+    for status in (FAILED, CANCELLED):
+        late = Rig()
+        charged = int(status == FAILED)
+        row = ev.TaskRow(1, "f", "default", 0, status, 3, 1, charged, 1, 1, Options(expires_at=late.wall - 1))
+        moves = [move.to for move in of(late.turn(late.retry(row)), cmd.Move)]
+        assert moves == ([PENDING] if charged else [PENDING, CANCELLED])
+
+
 def test_expiry_counts_what_was_sent_and_never_begun_as_not_started() -> None:
     rig = Rig()
     rig.submit(options=Options(expires_at=rig.wall + 2 * US))

@@ -78,6 +78,7 @@ def rows(draw: st.DrawFn, status: str = RUNNING) -> TaskRow:
         cancel_reason="enough",
         worker=3,
         n=2,
+        begun=draw(st.booleans()),
     )
 
 
@@ -125,8 +126,8 @@ def test_the_command_says_what_the_task_has_become(row: TaskRow, how: Report | W
     assert (row.status, row.version, row.charged) == (end.to, before.version + 1, end.charged)
     assert (end.id, end.version, end.closed.attempt) == (before.id, before.version, before.attempt)
     extras = end.extras or Extras()
-    counts = (extras.round, extras.crashes, extras.interruptions, extras.snoozes, extras.cancel_requested_at)
-    assert counts == (row.round, row.crashes, row.interruptions, row.snoozes, row.cancel_requested_at)
+    counts = (extras.round, extras.crashes, extras.interruptions, extras.snoozes, extras.cancel_requested_at, extras.begun)
+    assert counts == (row.round, row.crashes, row.interruptions, row.snoozes, row.cancel_requested_at, row.begun)
     assert row.scheduled_at == (before.scheduled_at if end.scheduled_at is None else end.scheduled_at)
     if end.error is not None:
         assert row.error == end.error
@@ -228,7 +229,7 @@ def test_a_new_round_counts_from_zero_and_keeps_the_history(row: TaskRow, status
 @given(rows(), st.sampled_from(sorted(WAITING)))
 def test_waiting_consumes_deadline_and_expiry_and_nothing_else(row: TaskRow, status: str) -> None:
     row.status = status
-    begun = row.charged or row.snoozes or row.interruptions
+    begun = row.charged or row.snoozes or row.interruptions or row.begun
     deadline, expiry = row.options.deadline_at, row.options.expires_at
     move = settle.overdue(row, NOW)
     if deadline is not None and deadline <= NOW.wall:

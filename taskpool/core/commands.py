@@ -18,6 +18,7 @@ class Extras(msgspec.Struct, array_like=True, gc=False):
     cancel_requested_at: int | None = None
     cancel_reason: str = ""
     finish_reason: str | None = None
+    begun: bool = False  # a body of it began, though the counts of this round do not show it
 
 
 # ---- saves ----------------------------------------------------------------------------------------------------------

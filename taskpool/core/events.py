@@ -33,6 +33,8 @@ class TaskRow(msgspec.Struct, gc=False):
     # The scheduler's own marks, never stored:
     worker: int = 0
     n: int = 0  # number in the worker's mailbox while running
+    # Stored again:
+    begun: bool = False  # a body of it began, though the counts of this round do not show it
 
 
 class Opened(msgspec.Struct, tag=True):

@@ -23,9 +23,10 @@ def began_at(began_ns: int, now: Instant) -> int:
 
 def extras_of(row: TaskRow, finish_reason: str | None = None) -> Extras | None:
     """Return the rarer counts of a task, or None while there are none."""
-    if not (row.round or row.crashes or row.interruptions or row.snoozes or row.cancel_requested_at or finish_reason):
+    counts = (row.round, row.crashes, row.interruptions, row.snoozes)
+    if not (any(counts) or row.cancel_requested_at or finish_reason or row.begun):
         return None
-    return Extras(row.round, row.crashes, row.interruptions, row.snoozes, row.cancel_requested_at, row.cancel_reason, finish_reason)
+    return Extras(*counts, row.cancel_requested_at, row.cancel_reason, finish_reason, row.begun)
 
 
 def _end(
@@ -103,6 +104,7 @@ def reported(row: TaskRow, report: Report, pid: int, output: str, now: Instant, 
             return returned(row, pid, now)  # it was told before its body began
         return _interrupted(row, closed, now, counted=False)
     if report.outcome == wire.CANCELLED or row.cancel_requested_at is not None:
+        row.begun = row.begun or report.duration_ns > 0
         return _cancelled(row, closed, report.error, now)
     if report.outcome == wire.SNOOZED:
         return _snoozed(row, closed, report.snooze_s, now)
@@ -169,6 +171,7 @@ def died(row: TaskRow, death: WorkerDied, now: Instant) -> End:
         death.output,
     )
     if row.cancel_requested_at is not None:
+        row.begun = True
         return _cancelled(row, closed, error, now)
     if death.why in ("timeout", "deadline", "heartbeat"):
         return failed(row, closed, error, now)
@@ -189,6 +192,8 @@ def _interrupted(row: TaskRow, closed: Closed, now: Instant, *, counted: bool) -
     closed.outcome = "interrupted" if counted else "stopped"
     if counted:
         row.interruptions += 1
+    else:
+        row.begun = True
     words = "its supervisor died while it ran" if counted else "the pool was stopped while it ran"
     error = TaskError("interrupted", words, False)
     if row.cancel_requested_at is not None:
@@ -206,6 +211,7 @@ def _interrupted(row: TaskRow, closed: Closed, now: Instant, *, counted: bool) -
 def new_round(row: TaskRow, now: Instant) -> Move:
     """A manual retry: history stays, charging begins anew."""
     row.round += 1
+    row.begun = has_begun(row)
     row.charged = row.crashes = row.interruptions = 0
     row.cancel_requested_at, row.cancel_reason, row.error = None, "", None
     command = move(row, PENDING, now, scheduled_at=now.wall)
@@ -214,8 +220,8 @@ def new_round(row: TaskRow, now: Instant) -> Move:
 
 
 def has_begun(row: TaskRow) -> bool:
-    """Return whether a body of the task was begun in this round, as far as its counts tell (an orderly stop leaves none)."""
-    return bool(row.charged or row.snoozes or row.interruptions)
+    """Return whether a body of the task has ever begun."""
+    return bool(row.charged or row.snoozes or row.interruptions or row.begun)
 
 
 def overdue(row: TaskRow, now: Instant) -> Move | None:

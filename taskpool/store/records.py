@@ -103,6 +103,7 @@ def task_row(row: Any) -> TaskRow:
         extras.cancel_reason,
         error(row[13]),
         row[14] or 0,
+        begun=extras.begun,
     )
 
 

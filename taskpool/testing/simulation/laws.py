@@ -91,7 +91,7 @@ class Laws:
         obey(not self.stopping, f"{who} was started while the pool stops")
         obey(save.attempt == row.attempt + 1, f"{who} goes from attempt {row.attempt} to {save.attempt}")
         obey(row.cancel_requested_at is None, f"{who} was started after a cancel")
-        for at in (options.deadline_at, None if _has_begun(row) else options.expires_at):
+        for at in (options.deadline_at, None if self._has_begun(row) else options.expires_at):
             obey(at is None or save.at < at, f"{who} was started after its time")
         obey(row.status == QUEUED or row.scheduled_at <= save.at, f"{who} was started before it is due")
         self._started.append(row.queue)
@@ -117,7 +117,7 @@ class Laws:
             obey(late and save.error is not None and save.error.kind == "deadline", f"{who} failed while it waited, without reason")
         if save.to == CANCELLED and save.extras is not None and save.extras.finish_reason == "expired":
             late = options.expires_at is not None and save.at >= options.expires_at
-            obey(late and not _has_begun(row), f"{who} was said to have expired")
+            obey(late and not self._has_begun(row), f"{who} was said to have expired")
 
     def end(self, row: TaskRow, save: cmd.End) -> None:
         """The end of an attempt: it says what happened, charges what counts, and goes on by policy."""
@@ -179,6 +179,11 @@ class Laws:
         self.begun[key] = self.begun.get(key, 0) + 1
         if row.options.at_most_once:
             obey(self.begun[key] == 1, f"{who} begins, though the task runs at most once")
+
+    def _has_begun(self, row: TaskRow) -> bool:
+        """Return whether a body of the task ever began, by what truly happened; where nobody can know, that counts as begun."""
+        fates = (self.fates.of(row.id, attempt) for attempt in range(1, row.attempt + 1))
+        return any(fate.void or fate.begun for fate in fates)
 
     # ---- after each turn --------------------------------------------------------------------------------------------
 
@@ -258,7 +263,7 @@ class Laws:
             if row.status in (PENDING, RETRYING) and not scheduler.stopping:
                 due.append(row.scheduled_at)
             if row.status in WAITING:
-                limits = (row.options.deadline_at, None if _has_begun(row) else row.options.expires_at)
+                limits = (row.options.deadline_at, None if self._has_begun(row) else row.options.expires_at)
                 due += [at for at in limits if at is not None]
         timer = scheduler.next_timer(now)
         workers = sum(not box.leaving for box in scheduler.workers.values())
@@ -291,10 +296,6 @@ class Laws:
 
 _STORED_FIELDS = tuple(field for field in TaskRow.__struct_fields__ if field not in ("worker", "n", "started_at"))
 _stored_fields = attrgetter(*_STORED_FIELDS)
-
-
-def _has_begun(row: TaskRow) -> bool:
-    return bool(row.charged or row.snoozes or row.interruptions)
 
 
 def _outcomes(fate: Fate, row: TaskRow) -> tuple[str, ...]:

@@ -182,6 +182,7 @@ class ModelStore:
             row.round, row.crashes, row.interruptions = extras.round, extras.crashes, extras.interruptions
             row.snoozes = extras.snoozes
             row.cancel_requested_at, row.cancel_reason = extras.cancel_requested_at, extras.cancel_reason
+            row.begun = extras.begun
             stored.finish_reason = extras.finish_reason
 
     @property
