@@ -53,7 +53,7 @@ def in_our_words(error: BaseException, path: object) -> TaskpoolError | None:
     if code == sqlite3.SQLITE_FULL:
         return StoreFull(f"{path}: no room ({error})", hint="make room on the disk; nothing was lost")
     if code == sqlite3.SQLITE_IOERR:
-        return StoreIOError(f"{path}: {error}")
+        return StoreIOError(f"{path}: {error}", hint="what was acknowledged is in it, for the next owner")
     if code in _DAMAGED:
         return damaged(path, str(error))
     if code in _PLACE:

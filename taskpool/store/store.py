@@ -258,9 +258,9 @@ class Store(Reading):
         """
         if self._memory:
             return True
-        faults.point("checkpoint.inside")
         try:
             with self._errors():
+                faults.point("checkpoint.inside")
                 busy, _, _ = self._db.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if truncate else 'RESTART'})").fetchone()
             return not busy
         finally:

@@ -19,7 +19,7 @@ from taskpool.core.scheduler import Scheduler
 from taskpool.errors import TaskpoolError
 from taskpool.model import Filter, Options, Stats, WorkerState
 from taskpool.store.store import Store
-from taskpool.supervisor.server import Connection, Server
+from taskpool.supervisor.server import Connection, Server, refusal
 from taskpool.wire import messages as wire
 from taskpool.wire.messages import Outcome, Refused, Reply, Settled
 
@@ -256,7 +256,7 @@ class Desk:
             self.server.send(client, Settled(part))
 
     def _refuse(self, client: int, seq: int, error: TaskpoolError) -> None:
-        self.server.send(client, Refused(seq, error.code, error.message or str(error), error.hint))
+        self.server.send(client, refusal(seq, error))
 
 
 def stats_of(

@@ -25,12 +25,12 @@ from taskpool.core.scheduler import Scheduler
 from taskpool.engines import recovery, sweep
 from taskpool.engines.launch import Launched, launch
 from taskpool.engines.node import Node
-from taskpool.errors import InternalError, StoreLocked, TaskpoolError
+from taskpool.errors import InternalError, StoreError, StoreLocked, TaskpoolError
 from taskpool.model import Stats
 from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk, stats_of
 from taskpool.supervisor.loop import Loop
-from taskpool.supervisor.server import Connection, Server
+from taskpool.supervisor.server import Connection, Server, refusal
 from taskpool.supervisor.start import new_mark
 from taskpool.wire import messages as wire
 from taskpool.wire.frames import FrameWriter
@@ -187,6 +187,11 @@ class Supervisor:
             self._loop.run()
             reason = self._failure.message if self._failure else self._loop.reason or GOODBYE
             code = 1 if self._failure or self._loop.reason else 0
+        except StoreError as error:
+            # Not to be tried again on this connection. What is not stored lies in the pages of the workers, for the next owner.
+            reason = f"the store cannot go on: {error}"
+            self._log(reason)
+            code = 1
         except BaseException as error:
             reason = f"the supervisor failed: {type(error).__name__}: {error}"
             self._log(reason)
@@ -324,5 +329,5 @@ def _receive_boot(sock: socket.socket) -> wire.Boot:
 
 
 def _refuse(sock: socket.socket, error: TaskpoolError) -> None:
-    FrameWriter(sock).send(wire.encoder.encode(wire.Refused(0, error.code, error.message, error.hint)))
+    FrameWriter(sock).send(wire.encoder.encode(refusal(0, error)))
     sock.close()

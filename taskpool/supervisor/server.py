@@ -14,7 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from taskpool.errors import StoreUnusable
+from taskpool import errors
+from taskpool.errors import StoreUnusable, TaskpoolError
 from taskpool.wire.frames import Closed, FrameReader, FrameTooLong, FrameWriter
 from taskpool.wire.messages import Answer, Goodbye, Refused, Request, encoder, request_decoder
 from taskpool.wire.poller import GONE, IN, OUT, Poller
@@ -156,6 +157,12 @@ class Server:
             self._on_request(connection, request)
         if connection.reader.eof:
             self.drop(connection)
+
+
+def refusal(seq: int, error: TaskpoolError) -> Refused:
+    """Return the answer that makes a client raise such an error; what is only ours to know is told as the public class above it."""
+    code = next(one.code for one in type(error).__mro__ if issubclass(one, TaskpoolError) and one.__module__ == errors.__name__)
+    return Refused(seq, code, error.message or str(error), error.hint)
 
 
 def _wait_writable(sock: socket.socket) -> None:

@@ -72,6 +72,15 @@ def read_evidence(place: str | os.PathLike[str]) -> list[Line]:
     return [Line(kind, *map(int, rest)) for kind, *rest in map(str.split, text.splitlines())]
 
 
+def wait_lines(place: str | os.PathLike[str], count: int) -> list[Line]:
+    """Wait until bodies have written so many lines, and return what there is."""
+    until = time.monotonic() + WAIT_S
+    while len(lines := read_evidence(place)) < count:
+        assert time.monotonic() < until, f"{len(lines)} lines, {count} were waited for"
+        time.sleep(0.001)
+    return lines
+
+
 # ---- work -----------------------------------------------------------------------------------------------------------
 
 
