@@ -31,6 +31,10 @@ def price(seed: int, paths: int = 10) -> float:
     print("pricing", seed)
     return seed * paths / 2
 
+@task(queue="mail", max_attempts=3, timeout=60, tags=["post"])
+def letter(to: str) -> str:
+    return f"dear {to}"
+
 @task
 def fail(text: str) -> None:
     raise ValueError(text)
@@ -223,6 +227,14 @@ def test_submit_as_a_document(run: Run) -> None:
     assert task["schema"] == "taskpool.task/1"
     assert (task["name"], task["label"], task["tags"]) == ("jobs:price", "jobs:price(7)", ["a", "b"])
     assert (task["priority"], task["timeout_s"]) == (3, 3600.0)
+
+
+def test_submit_knows_what_the_decorator_says(run: Run) -> None:
+    """The server tells what it has imported; what the command line says is stronger."""
+    (task,) = documents(run("submit", "jobs:letter", "Ann", "--json").stdout)
+    assert (task["queue"], task["max_attempts"], task["timeout_s"], task["tags"]) == ("mail", 3, 60.0, ["post"])
+    (task,) = documents(run("submit", "jobs:letter", "Ann", "--json", "--queue", "fast", "--max-attempts", "1").stdout)
+    assert (task["queue"], task["max_attempts"], task["timeout_s"]) == ("fast", 1, 60.0)
 
 
 @pytest.mark.parametrize(("words", "code"), [(["jobs:price", "7"], 0), (["jobs:fail", "boom"], 1), (["jobs:panic"], 8)])

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from taskpool.clock import US
-from taskpool.doors.options import NOTHING_SAID, Said
+from taskpool.doors.options import NOTHING_SAID, Said, heard
 from taskpool.errors import InvalidTask
 from taskpool.model import Options, RetryPolicy
 
@@ -141,3 +141,25 @@ def test_at_most_once_holds() -> None:
 def test_nonsense_is_refused_in_words(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidTask, match=words):
         said(**wrong)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"queue": "cpu", "priority": -2, "max_attempts": 3, "tags": ["a", "b"], "label": "x"},
+        {"timeout": 60, "soft_timeout": timedelta(seconds=50), "heartbeat_timeout": 5, "headers": {"a": "b"}},
+        {"retry": RetryPolicy(maximum_attempts=0, non_retryable_error_kinds=("panic",)), "retry_on": [Broken, KeyError]},
+        {"at_most_once": True},
+        {"delay": 1, "deadline": timedelta(hours=1), "expires": NOON},
+        {"at": NOON},
+    ],
+)
+def test_what_a_decorator_says_can_be_told_to_others(options: dict[str, Any]) -> None:
+    """A client that knows only a handler's name hears its options over the wire."""
+    known = said(**options)
+    told = known.told()
+    assert told is not None
+    again = heard(msgspec.msgpack.decode(msgspec.msgpack.encode(told), type=type(told)))
+    assert (again.queue, again.priority, again._moments) == (known.queue, known.priority, known._moments)
+    assert again._options == known._options
+    assert NOTHING_SAID.told() is None

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from taskpool.core.registry import Registry
+from taskpool.doors.options import NOTHING_SAID
 from taskpool.errors import ArgTypeError, DuplicateHandler, HandlerNotFound, InvalidHandler
 from taskpool.wire import description
 
@@ -28,13 +29,18 @@ def registry() -> Registry:
 
 
 def test_a_handler_has_its_canonical_name_its_own_name_and_aliases(registry: Registry) -> None:
-    handler = registry.register(price, options="opaque", aliases=["old_price", "older"])
+    handler = registry.register(price, aliases=["old_price", "older"])
     assert handler.name == "test_registry:price"
     assert registry.get("old_price") is handler
-    assert registry.get(handler.name).options == "opaque"
     assert registry.names() == ("test_registry:price",)
     renamed = registry.register(prize, name="shop.prize")
     assert (renamed.description.name, registry.resolve("shop.prize").fn) == ("shop.prize", prize)
+
+
+def test_what_decorators_said_is_told_by_name_and_alias(registry: Registry) -> None:
+    registry.register(price, options=NOTHING_SAID.plus({"queue": "cpu"}), aliases=["old_price"])
+    registry.register(prize, options=NOTHING_SAID)
+    assert {name: told.queue for name, told in registry.said().items()} == {"test_registry:price": "cpu", "old_price": "cpu"}
 
 
 def test_a_name_belongs_to_one_function(registry: Registry) -> None:

@@ -37,8 +37,8 @@ _NAMED = re.compile(r"([A-Za-z_]\w*)?(:=|=)")
 )
 @click.argument("handler")
 @click.argument("arguments", nargs=-1, metavar="[ARG|k=v|k:=json]...")
-@click.option("--queue", default="default", show_default=True, metavar="QUEUE", help="Its line.")
-@click.option("--priority", type=int, default=0, metavar="N", help="Higher runs first.")
+@click.option("--queue", metavar="QUEUE", help="Its line.")
+@click.option("--priority", type=int, metavar="N", help="Higher runs first.")
 @click.option("--delay", type=duration, metavar="DURATION", help="Not before that long from now.")
 @click.option("--at", metavar="WHEN", help="Not before: a time, or 'in 10m'.")
 @click.option("--max-attempts", type=click.IntRange(1), metavar="N", help="How often it may be tried.")
@@ -65,6 +65,7 @@ def command(
     """Store one task for the server to run.
 
     An ARG or k=v is text, which the handler's annotations turn into what they say (7 for int, true for bool); := before it is JSON.
+    What is not said here is as the handler's decorator has it, if the server has imported it (serve APP).
     """
     payload, shown_as = pack_arguments(arguments)
     said: dict[str, Any] = {name: value for name, value in options.items() if value not in (None, ())} | {"label": shown_as}
@@ -78,10 +79,12 @@ def command(
     if deadline is not None:
         said["deadline"] = _moment(deadline)
     from taskpool.cli.handing_in import Handed, hand_in
-    from taskpool.doors.options import NOTHING_SAID
+    from taskpool.doors.options import NOTHING_SAID, heard
 
     with session.client() as client:
-        (future,) = hand_in(client, [Handed(handler, int(Codec.JSON), payload, NOTHING_SAID.plus(said))])
+        told = client._link.welcome.said.get(handler)
+        below = NOTHING_SAID if told is None else heard(told)
+        (future,) = hand_in(client, [Handed(handler, int(Codec.JSON), payload, below.plus(said))])
         task = client.get(future.id)
         if print_id:
             write(str(task.id))

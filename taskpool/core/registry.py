@@ -14,13 +14,14 @@ from typing import Any
 
 from taskpool.errors import DuplicateHandler, HandlerNotFound, InvalidHandler
 from taskpool.wire.description import MAIN_NAMES, Description, canonical_name, describe, look_up, unwrapped
+from taskpool.wire.messages import HandlerOptions
 
 NAME_LENGTH_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """One function under its name. options: what its decorator said of retries, timeouts, queue (opaque here)."""
+    """One function under its name. options: what its decorator said of retries, timeouts, queue; opaque but for `told`."""
 
     name: str
     fn: Callable[..., Any]
@@ -72,6 +73,11 @@ class Registry:
     def names(self) -> tuple[str, ...]:
         """Return the names of all handlers, sorted, without aliases."""
         return tuple(sorted({handler.name for handler in self._handlers.values()}))
+
+    def said(self) -> dict[str, HandlerOptions]:
+        """Return what the decorators said, by name and alias, of those handlers of whose tasks they said anything."""
+        told = {name: handler.options.told() for name, handler in self._handlers.items() if handler.options is not None}
+        return {name: said for name, said in told.items() if said is not None}
 
     def resolve(self, name: str) -> Description:
         """Return what runs under that name: a handler, else the function of that canonical name, imported if need be.

@@ -15,6 +15,7 @@ from typing import Any, TypedDict
 from taskpool.clock import US
 from taskpool.errors import InvalidTask
 from taskpool.model import OnInterrupt, Options, RetryPolicy, encode
+from taskpool.wire.messages import HandlerOptions
 
 QUEUE_LENGTH_MAX = 100
 PRIORITY_MAX = 2**31 - 1
@@ -105,6 +106,16 @@ class Said:
 
         return encode(msgspec.structs.replace(self._options, **values)), scheduled_at
 
+    def told(self) -> HandlerOptions | None:
+        """Return these options for other processes, None if there are none."""
+        if not self._values:
+            return None
+        moments = {
+            name: moment.isoformat() if isinstance(moment, datetime) else moment.total_seconds()
+            for name, moment in self._moments.items()
+        }
+        return HandlerOptions(self._packed, self._values.get("queue"), self._values.get("priority"), moments)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Said) and self._values == other._values
 
@@ -115,6 +126,20 @@ class Said:
 
 
 _DEFAULTS = Options()
+
+
+def heard(told: HandlerOptions) -> Said:
+    """Return what another process told of a handler."""
+    import msgspec
+
+    options = msgspec.msgpack.decode(told.options, type=Options) if told.options else _DEFAULTS
+    said = {
+        name: getattr(options, name) for name in Options.__struct_fields__ if getattr(options, name) != getattr(_DEFAULTS, name)
+    }
+    values: dict[str, Any] = {name.removesuffix("_s"): value for name, value in said.items()}
+    values |= {name: value for name, value in (("queue", told.queue), ("priority", told.priority)) if value is not None}
+    values |= {name: datetime.fromisoformat(at) if isinstance(at, str) else at for name, at in told.moments.items()}
+    return NOTHING_SAID.plus(values)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Said:

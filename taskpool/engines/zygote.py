@@ -152,7 +152,7 @@ class Zygote:
         gc.freeze()  # what is imported is never collected: workers go on sharing its memory
         # Workers are born registered: a processor that idled on a worker's memory while it registered might not notice.
         barrier.register()
-        return Prepared(handlers=default_registry.names(), error=self._error, notices=tuple(notices), error_code=code)
+        return Prepared(default_registry.names(), self._error, tuple(notices), code, default_registry.said())
 
     def _import_all(self) -> None:
         prepare = self._prepare

@@ -249,8 +249,8 @@ class Supervisor:
             self._server.send(connection.number, wire.Refused(0, prepared.error_code or "invalid_handler", words))
             return
         notices = [*self._store.notices, *prepared.notices]
-        welcome = wire.Welcome(wire.PROTOCOL, os.getpid(), self.settings.store, self._store.epoch, self.settings.workers, notices)
-        self._server.send(connection.number, welcome)
+        place = (self.settings.store, self._store.epoch, self.settings.workers)
+        self._server.send(connection.number, wire.Welcome(wire.PROTOCOL, os.getpid(), *place, notices, prepared.said))
 
     def _on_prepared(self, prepared: wire.Prepared) -> None:
         hellos, self._hellos = self._hellos, []

@@ -101,16 +101,29 @@ class Fork(msgspec.Struct, tag=True):
     worker_id: int
 
 
+class HandlerOptions(msgspec.Struct, array_like=True):
+    """What a handler's decorator says of its tasks, for clients that know but its name.
+
+    options: packed Options; moments: deadline, expires and delay in seconds from the submit, or as RFC 3339.
+    """
+
+    options: bytes = b""
+    queue: str | None = None
+    priority: int | None = None
+    moments: dict[str, float | str] = {}
+
+
 class Prepared(msgspec.Struct, tag=True):
     """The zygote is ready. handlers: names registered by preloaded modules; error: the traceback when preloading failed.
 
-    error_code: of the error, if it is one of ours.
+    error_code: of the error, if it is one of ours; said: what decorators say of their handlers' tasks, by name and alias.
     """
 
     handlers: tuple[str, ...] = ()
     error: str = ""
     notices: tuple[str, ...] = ()
     error_code: str = ""
+    said: dict[str, HandlerOptions] = {}
 
 
 class Forked(msgspec.Struct, tag=True):
@@ -236,7 +249,7 @@ Request = Hello | Submit | Watch | Get | List | Count | Cancel | Retry | GetStat
 
 
 class Welcome(msgspec.Struct, array_like=True, tag="welcome"):
-    """Answer to Hello once the store is open and workers are coming."""
+    """Answer to Hello once the store is open and workers are coming. said: as in Prepared."""
 
     protocol: int
     pid: int
@@ -244,6 +257,7 @@ class Welcome(msgspec.Struct, array_like=True, tag="welcome"):
     epoch: int
     workers: int
     notices: list[str] = []
+    said: dict[str, HandlerOptions] = {}
 
 
 class Accepted(msgspec.Struct, array_like=True, tag="accepted"):
