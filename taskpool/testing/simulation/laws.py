@@ -72,14 +72,14 @@ class Laws:
         self.begun: dict[tuple[int, int], int] = {}
         self.kept: dict[int, int] = {}  # succeeded task → version that must stay, until a retry by force
         self.forced: set[int] = set()  # tasks that a client may retry although they succeeded
-        self._started: list[str] = []  # queues of the starts of this turn, in order
+        self.served: list[str] = []  # queues of the starts of this turn, in order, also of those that the store refused
         self._queued: dict[str, set[int]] = {}  # by queue, what was queued in memory after the last turn
         self._passed: dict[str, set[str]] = {}  # by queue that waits, the queues that were served since it was
 
     def new_life(self) -> None:
         """Another supervisor takes over."""
         self.stopping = False
-        self._started.clear()
+        self.served.clear()
         self._queued.clear()
         self._passed.clear()
 
@@ -94,7 +94,6 @@ class Laws:
         for at in (options.deadline_at, None if self._has_begun(row) else options.expires_at):
             obey(at is None or save.at < at, f"{who} was started after its time")
         obey(row.status == QUEUED or row.scheduled_at <= save.at, f"{who} was started before it is due")
-        self._started.append(row.queue)
         key = place(row) if row.status == QUEUED else (row.rank, row.scheduled_at, row.id)
         for stored in self.store.tasks.values():
             other = stored.row
@@ -246,15 +245,15 @@ class Laws:
             if row.status == QUEUED:
                 queued.setdefault(row.queue, set()).add(row.id)
         for queue, before in self._queued.items():
-            if queue in self._started or before.isdisjoint(queued.get(queue, ())):
+            if queue in self.served or before.isdisjoint(queued.get(queue, ())):
                 self._passed.pop(queue, None)
                 continue
             passed = self._passed.setdefault(queue, set())
-            for other in self._started:
+            for other in self.served:
                 obey(other not in passed, f"queue {other} was served twice while queue {queue} waited")
                 passed.add(other)
         self._queued = queued
-        self._started.clear()
+        self.served.clear()
 
     def _timers(self, scheduler: Scheduler, now: Instant) -> None:
         """What is due by itself is due no later than the scheduler's next timer."""

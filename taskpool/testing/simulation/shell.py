@@ -145,6 +145,7 @@ class Shell:
         for command in commands:
             if isinstance(command, cmd.Kill):
                 self.engine.kill(command.worker, command.n, command.why)  # kills wait for nothing
+        self._laws.served += [self.scheduler.tasks[save.id].queue for save in saves if isinstance(save, cmd.Start)]
         self._peril("before the commit")
         self._wait_for_the_disk()
         full = not self._calm and self._random.random() < self._conditions.full
