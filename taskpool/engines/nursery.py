@@ -16,6 +16,7 @@ from taskpool.wire.frames import FrameReader
 from taskpool.wire.messages import Fork, Forked, Prepare, Prepared
 from taskpool.wire.poller import IN, OUT, Poller
 
+FORKS_AHEAD = 16  # sent and not answered: the kernel bounds descriptors on their way, and the zygote forks one by one
 DEATHS_MAX = 3  # of zygotes in a row that die while they import the handlers
 LEAVE_S = 2.0  # from the end of its socket to the kill
 
@@ -39,6 +40,7 @@ class Nursery:
         self._queue: deque[tuple[bytes, Sequence[int], int]] = deque()  # frame, descriptors beside it, worker they are for
         self._asked: dict[int, None] = {}  # workers whose fork is asked for and not answered
         self._sent: list[int] = []
+        self._ahead: set[int] = set()  # workers of `_asked` whose request is on its way or being worked on
         self._lost: list[int] = []
         self._deaths = 0
         self._prepared = False
@@ -60,6 +62,7 @@ class Nursery:
         self._prepared = False
         self._queue.clear()
         self._asked.clear()
+        self._ahead.clear()
         self._put(_encoder.encode(self._prepare), (), 0)
         self._poller.add(self._socket.fileno(), self._on_socket, IN | OUT)
 
@@ -94,21 +97,27 @@ class Nursery:
         self._queue.append((_length.pack(len(body)) + body, descriptors, worker_id))
 
     def _flush(self) -> None:
+        """Send what may be sent now; an answer, or room in the socket, sends the rest."""
+        events = IN
         while self._queue:
             data, descriptors, worker_id = self._queue[0]
+            if descriptors and len(self._ahead) >= FORKS_AHEAD:
+                break
             try:
                 sent = socket.send_fds(self._socket, [data], descriptors, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             except BlockingIOError:
-                return
+                events = IN | OUT
+                break
             except OSError:
                 break  # it is gone, which `messages` will find
             if descriptors:
                 self._sent.append(worker_id)
+                self._ahead.add(worker_id)
             if sent < len(data):
                 self._queue[0] = (data[sent:], (), 0)
             else:
                 self._queue.popleft()
-        self._poller.modify(self._socket.fileno(), IN)
+        self._poller.modify(self._socket.fileno(), events)
 
     # ---- what it says -----------------------------------------------------------------------------------------------
 
@@ -126,11 +135,14 @@ class Nursery:
         for message in found:
             if isinstance(message, Forked):
                 self._asked.pop(message.worker_id, None)
+                self._ahead.discard(message.worker_id)
             else:
                 self._prepared = True
                 self._deaths = 0
         if self._reader.eof:
             found += self._died()
+        elif found:
+            self._flush()
         return found
 
     def lost(self) -> list[int]:

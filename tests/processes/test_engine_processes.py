@@ -141,6 +141,14 @@ def test_forks_that_died_with_their_zygote_are_repeated(rig: Rig) -> None:
         assert rig.call(worker, bodies.double, 1) == 2
 
 
+def test_many_workers_are_asked_for_at_once(rig: Rig) -> None:
+    """More than fit into the socket, or may be on their way with four descriptors each."""
+    workers = range(1, 121)
+    rig.ready(*workers)
+    assert len(set(rig.engine.pids().values())) == len(workers)
+    assert rig.call(workers[-1], bodies.double, 1) == 2
+
+
 def test_no_worker_holds_what_belongs_to_another(rig: Rig) -> None:
     rig.ready(1, 2, 3)
     for pid in rig.engine.pids().values():
