@@ -528,6 +528,9 @@ def test_commands_as_gnu_parallel_runs_them(home: Path) -> None:
     assert piped.returncode == 1
     assert [row.split("\t")[6:8] for row in sorted((home / "log.tsv").read_text().splitlines()[1:])] == [["0", "0"], ["0", "15"]]
     assert "killed by SIGTERM" in piped.stderr
+    failed = run("run", "--", "echo working; echo reason >&2; exit 3")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "[handler] exit status 3: reason" in failed.stderr
 
 
 def test_a_run_through_a_live_server(served: tuple[Path, Run]) -> None:
@@ -601,4 +604,5 @@ def test_other_work_under_a_batch_is_refused(home: Path) -> None:
     assert run("run", "jobs.py:double", "1", "--batch", "b").returncode == 0
     done = run("run", "jobs.py:third_fails", "1", "--batch", "b")
     assert done.returncode == 5
-    assert "fresh" in done.stderr
+    assert "--fresh" in done.stderr
+    assert "fresh=True" not in done.stderr

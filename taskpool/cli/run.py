@@ -21,7 +21,7 @@ from taskpool.cli.quantity import US, deadline, duration, show_duration
 from taskpool.cli.session import Session
 from taskpool.cli.shapes import RunLine, RunSummary, error_doc
 from taskpool.cli.verb import Verb, verb
-from taskpool.errors import NoServer, PoolStopped
+from taskpool.errors import BatchConflict, NoServer, PoolStopped
 from taskpool.model import Filter, TaskError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ FAILURES_SHOWN = 20
 COUNT_MAX = 100  # of --exit-count; more are 101
 LABEL_CHARACTERS_MAX = 200
 LIVE = ("pending", "queued", "running", "retrying")
+COMMAND_FAILED = "taskpool.worker.shell.CommandFailed"
 
 
 class RunVerb(Verb):
@@ -211,7 +212,11 @@ class Run:
             codec, payload = encoder.encode(call.args, call.kwargs)
             labelled = said.plus({"label": _shortened(call.label)})
             tasks.append(Handed(encoder.name, codec, payload, labelled, description, self._batch, item))
-        self._futures = hand_in(self._pool, tasks, fresh=fresh)
+        try:
+            self._futures = hand_in(self._pool, tasks, fresh=fresh)
+        except BatchConflict as error:
+            hint = "--fresh begins the batch anew, --batch gives it another name"
+            raise CliError(error.message, Exit.REFUSED, error.code, hint) from None
 
     # ---- out ----------------------------------------------------------------------------------------------------------
 
@@ -329,7 +334,7 @@ class Run:
         for name in ("ID", "STATUS", "ATT", "INPUT", "ERROR"):
             table.add_column(name, justify="right" if name in ("ID", "ATT") else "left", no_wrap=name != "ERROR")
         for line in sorted(self._failures, key=lambda line: line.seq)[:FAILURES_SHOWN]:
-            error = "" if line.error is None else f"[{line.error.kind}] {line.error.message or line.error.type_name}"
+            error = self._why(line)
             shown = one_line(self._inputs[line.seq - 1].shown, 50)
             table.add_row(str(line.id), line.status, str(line.attempts), Text(shown), Text(one_line(error, 300)))
         console(self._session.color, sys.stderr).print(table)
@@ -338,6 +343,18 @@ class Run:
                 f"and {len(self._failures) - FAILURES_SHOWN:,} more: taskpool ls --batch {self._batch!r} --status failed",
                 sys.stderr,
             )
+
+    def _why(self, line: RunLine) -> str:
+        """Return why an input failed; a command's own last word says more than its exit status."""
+        error = line.error
+        if error is None:
+            return ""
+        why = f"[{error.kind}] {error.message or error.type_name}"
+        if error.type_name != COMMAND_FAILED:
+            return why
+        attempts = self._futures[line.seq - 1].attempts
+        printed = attempts[-1].output.split("\n") if attempts else []
+        return ": ".join([why, *[words for words in map(str.strip, printed) if words][-1:]])
 
 
 def _putter(ended: queue.SimpleQueue[tuple[int, TaskFuture[Any]]], place: int) -> Callable[[Any], None]:
