@@ -79,7 +79,7 @@ def _show(result: Result, seconds: float) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     records = list(lines_of(result))
     table = Table(title=f"{result.row.id} · {result.row.title} ({seconds:.0f} s)", box=box.SIMPLE, title_justify="left")
     figures = [at for at in records if at["kind"] == "figure"]

@@ -93,7 +93,7 @@ def _leave(pool: Any) -> None:
     from taskpool.errors import TaskpoolError
 
     try:
-        pool.close(wait=False)
+        pool.stop()
     except TaskpoolError:
         pass
 
