@@ -226,10 +226,9 @@ def test_a_death_between_the_naming_and_the_body_counts_as_begun(tmp_path: Path)
 
 def test_a_worker_that_damages_its_page_is_ended_and_charged_with_it(rig: Rig, tmp_path: Path) -> None:
     worker = rig.ready(1)
-    before, n, _ = rig.send(
-        worker, (bodies.double, 1), (bodies.scribble, str(tmp_path / "e1" / "w1.page"), str(tmp_path / "done")), (bodies.double, 2)
-    )
-    rig.report(worker, before)
+    assert rig.call(worker, bodies.double, 1) == 2
+    page = str(tmp_path / "e1" / "w1.page")
+    n, _ = rig.send(worker, (bodies.scribble, page, str(tmp_path / "done")), (bodies.double, 2))
     rig.until_file(tmp_path / "done")
     rig.engine.take_back(worker, n)
     death = rig.death(worker)
