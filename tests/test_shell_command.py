@@ -27,7 +27,13 @@ def test_the_output_goes_to_the_log_as_it_comes(capfd: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    ("command", "status", "words"), [("exit 3", 3, "exit status 3"), ("kill -TERM $$", -15, "killed by SIGTERM")]
+    ("command", "status", "words"),
+    [
+        ("exit 3", 3, "exit status 3"),
+        ("kill -TERM $$", -15, "killed by SIGTERM"),
+        ("echo first >&2; echo why >&2; echo >&2; echo out; exit 1", 1, "exit status 1: why"),
+        ("exec >&-; echo late >&2; sleep 0.1; echo later >&2; exit 1", 1, "exit status 1: later"),
+    ],
 )
 def test_a_failure_says_how_it_ended(command: str, status: int, words: str) -> None:
     with pytest.raises(CommandFailed, match=words) as caught:
@@ -58,6 +64,12 @@ def test_output_of_exactly_the_limit_is_not_cut(capfd: pytest.CaptureFixture[str
     monkeypatch.setattr(shell, "STDOUT_BYTES_MAX", 1000)
     assert len(run_command("yes | head -c 1000")) == 1000
     assert capfd.readouterr().err == ""
+
+
+def test_what_is_left_in_the_background_may_hold_stderr() -> None:
+    began = time.monotonic()
+    assert run_command("sleep 5 >&- & echo done") == b"done\n"
+    assert time.monotonic() - began < 4
 
 
 def test_a_cancel_ends_the_command_and_its_children(tmp_path: Path) -> None:

@@ -34,7 +34,6 @@ FAILURES_SHOWN = 20
 COUNT_MAX = 100  # of --exit-count; more are 101
 LABEL_CHARACTERS_MAX = 200
 LIVE = ("pending", "queued", "running", "retrying")
-COMMAND_FAILED = "taskpool.worker.shell.CommandFailed"
 
 
 class RunVerb(Verb):
@@ -334,7 +333,7 @@ class Run:
         for name in ("ID", "STATUS", "ATT", "INPUT", "ERROR"):
             table.add_column(name, justify="right" if name in ("ID", "ATT") else "left", no_wrap=name != "ERROR")
         for line in sorted(self._failures, key=lambda line: line.seq)[:FAILURES_SHOWN]:
-            error = self._why(line)
+            error = "" if line.error is None else f"[{line.error.kind}] {line.error.message or line.error.type_name}"
             shown = one_line(self._inputs[line.seq - 1].shown, 50)
             table.add_row(str(line.id), line.status, str(line.attempts), Text(shown), Text(one_line(error, 300)))
         console(self._session.color, sys.stderr).print(table)
@@ -343,18 +342,6 @@ class Run:
                 f"and {len(self._failures) - FAILURES_SHOWN:,} more: taskpool ls --batch {self._batch!r} --status failed",
                 sys.stderr,
             )
-
-    def _why(self, line: RunLine) -> str:
-        """Return why an input failed; a command's own last word says more than its exit status."""
-        error = line.error
-        if error is None:
-            return ""
-        why = f"[{error.kind}] {error.message or error.type_name}"
-        if error.type_name != COMMAND_FAILED:
-            return why
-        attempts = self._futures[line.seq - 1].attempts
-        printed = attempts[-1].output.split("\n") if attempts else []
-        return ": ".join([why, *[words for words in map(str.strip, printed) if words][-1:]])
 
 
 def _putter(ended: queue.SimpleQueue[tuple[int, TaskFuture[Any]]], place: int) -> Callable[[Any], None]:
