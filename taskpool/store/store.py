@@ -30,6 +30,7 @@ from taskpool.store.writing import Writer
 CHECKPOINT_ROWS = 20_000  # rows written since the last WAL checkpoint that make one due …
 CHECKPOINT_COMMITS = 1_000  # … or transactions …
 CHECKPOINT_BYTES = 16 << 20  # … or growth of the log
+LOOK_COMMITS = 8  # … which is looked at after so many transactions
 OVERDUE = 4  # times that many rows or transactions, and `commit` itself makes the checkpoint that nobody made by `tidy`
 WAL_WARN_BYTES = 64 << 20  # a log that long is kept from shrinking by somebody's open read transaction
 
@@ -236,7 +237,7 @@ class Store(Reading):
 
     def tidy(self) -> None:
         """Make a WAL checkpoint if one is due. Called after a turn's answers are sent, so that nobody waits for it."""
-        size = self.wal_bytes()
+        size = self.wal_bytes() if self._commits % LOOK_COMMITS == 0 else self._wal_bytes
         if self._has_written(1) or size - self._wal_bytes >= CHECKPOINT_BYTES:
             try:
                 self.checkpoint_wal(truncate=size > 2 * CHECKPOINT_BYTES)
