@@ -72,21 +72,18 @@ def test_what_is_left_in_the_background_may_hold_stderr() -> None:
     assert time.monotonic() - began < 4
 
 
-def test_a_cancel_ends_the_command_and_its_children(tmp_path: Path) -> None:
-    code = f"from taskpool.worker.shell import run_command; run_command('sleep 60 & echo $! > {tmp_path}/pid; wait')"
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+def test_a_cancel_ends_the_command_and_its_children() -> None:
+    code = "from taskpool.worker.shell import run_command; run_command('sleep 60 & echo $!; wait')"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
-        pid_file = tmp_path / "pid"
-        until = time.monotonic() + 30
-        while not (pid_file.exists() and pid_file.read_text().endswith("\n")):
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        assert process.stdout is not None
+        grandchild = int(process.stdout.readline())  # passed on, so run_command is past the start
         process.send_signal(signal.SIGINT)  # an exception inside run_command, as a cancel is one
         assert process.wait(30) != 0
     finally:
         process.kill()
-        process.wait()
-    grandchild = int(pid_file.read_text())
+        process.communicate()
+    until = time.monotonic() + 30
     while _lives(grandchild):
         assert time.monotonic() < until
         time.sleep(0.01)
