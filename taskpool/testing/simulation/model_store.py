@@ -87,7 +87,7 @@ class ModelStore:
 
     # ---- writing ----------------------------------------------------------------------------------------------------
 
-    def commit(self, saves: Sequence[cmd.Save], *, full: bool = False) -> frozenset[int]:
+    def commit(self, saves: Sequence[cmd.Save], now_wall: int, *, full: bool = False) -> frozenset[int]:
         """Apply a turn; return the ids whose writes were refused. full: there is no room for new tasks."""
         refused: set[int] = set()
         for save in saves:

@@ -62,6 +62,7 @@ class Shell:
         self.accepted: list[cmd.Accept] = []
         self.refused: list[int] = []  # seqs of submits
         self.idle_turns = 0  # turns in a row that the timer called for and that did nothing
+        self._decide = scheduler.handle
         self._store = store
         self._clock = clock
         self._random = random
@@ -100,6 +101,9 @@ class Shell:
         """From now on nothing breaks."""
         self._calm = self.engine.calm = True
 
+    def farewell(self) -> None:
+        """Everything has come to its end."""
+
     def let_time_pass(self) -> None:
         """Move the clock a little, as it does between any two steps."""
         self._clock.advance(self._random.choice((0.0, 1e-6, 1e-4, 1e-3, 3e-2)))
@@ -128,12 +132,12 @@ class Shell:
         self.engine.committed()
         self._peril("after the turn")
         self._laws.turn(self.scheduler, self.engine, now, refused)
-        self._judge_answers(commands)
+        self._judge_answers([command for command in commands if isinstance(command, cmd.Respond)], refused)
 
     def _handle(self, event: ev.Event, now: Instant) -> list[cmd.Command]:
         self._coverage.meet(self._statuses(event), event)
         self._trace.event(now, event)
-        commands = self.scheduler.handle(event, now)
+        commands = self._decide(event, now)
         self._trace.commands(commands)
         if isinstance(event, ev.StopAsked):
             self._laws.stopping = True
@@ -149,7 +153,7 @@ class Shell:
         self._peril("before the commit")
         self._wait_for_the_disk()
         full = not self._calm and self._random.random() < self._conditions.full
-        refused = self._store.commit(saves, full=full)
+        refused = self._store.commit(saves, now.wall, full=full)
         self._expect(refused, saves)
         self._peril("after the commit")
         if refused:
@@ -237,13 +241,12 @@ class Shell:
 
     # ---- judging ----------------------------------------------------------------------------------------------------
 
-    def _judge_answers(self, commands: list[cmd.Command]) -> None:
+    def _judge_answers(self, answers: list[cmd.Respond], refused: frozenset[int]) -> None:
         """What a client was told of its cancel is what the store says."""
-        answers = [command for command in commands if isinstance(command, cmd.Respond)]
         retried = {task_id for answer in answers if answer.seq == RETRY for task_id in answer.ids}
         for answer in answers:
             if answer.seq == CANCEL:
-                for task_id in {*answer.ids} - retried:
+                for task_id in {*answer.ids} - retried - refused:
                     row = self._store.tasks[task_id].row
                     marked = row.status == RUNNING and row.cancel_requested_at is not None
                     obey(

@@ -49,14 +49,15 @@ def simulate(
     steps: int = STEPS,
     scheduler: type[Scheduler] = Scheduler,
     shell: type[Shell] = Shell,
+    store: type[ModelStore] = ModelStore,
     coverage: Coverage | None = None,
     trace: Trace | None = None,
 ) -> Simulated:
     """Run one seed of the simulation. Raises LawBroken, naming the seed, when a promise is broken.
 
-    steps: how long chance rules; scheduler and shell: those under test; coverage: counts what is met; trace: keeps the text.
+    steps: how long chance rules; scheduler, shell, store: those under test; coverage: counts what is met; trace: keeps the text.
     """
-    world = World(seed, scheduler, shell, coverage or Coverage(), trace or Trace())
+    world = World(seed, scheduler, shell, store, coverage or Coverage(), trace or Trace())
     try:
         return world.run(steps)
     except Exception as error:
@@ -67,7 +68,15 @@ def simulate(
 class World:
     """One run of one seed."""
 
-    def __init__(self, seed: int, scheduler: type[Scheduler], shell: type[Shell], coverage: Coverage, trace: Trace) -> None:
+    def __init__(
+        self,
+        seed: int,
+        scheduler: type[Scheduler],
+        shell: type[Shell],
+        store: type[ModelStore],
+        coverage: Coverage,
+        trace: Trace,
+    ) -> None:
         self.seed = seed
         self.steps = 0
         self._random = Random(seed)
@@ -75,7 +84,7 @@ class World:
         self._clock = ManualClock()
         self._fates = Fates()
         self._laws = Laws(self._fates)
-        self._store = self._laws.store = ModelStore(self._laws)
+        self._store = self._laws.store = store(self._laws)
         self._traffic = Traffic(self._random, self._conditions)
         self._scheduler_class = scheduler
         self._shell_class = shell
@@ -98,6 +107,7 @@ class World:
             self._live(self._step)
         self._calm_down()
         self._laws.all_ended()
+        self._shell.farewell()
         return Simulated(self.seed, self._trace.digest, self._trace.steps, len(self._store.tasks), self._lives)
 
     # ---- lives of supervisors ---------------------------------------------------------------------------------------
