@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from taskpool.core import events as ev
+from taskpool.engines import intake as intake_module
 from taskpool.engines import link as link_module
-from taskpool.engines import node as node_module
 from taskpool.engines.preparation import describe_main
 from taskpool.wire import barrier
 from taskpool.wire.messages import Prepare
-from taskpool.wire.page import CURRENT, LIMIT, NO_LIMIT
+from taskpool.wire.page import CURRENT, HEAD, LIMIT, NO_LIMIT
 from tests import engine_bodies as bodies
 from tests.engine_rig import Rig
 
@@ -83,18 +83,18 @@ def test_a_take_back_while_the_worker_passes_over_all_of_it(rig: Rig, monkeypatc
     first, *_, last = rig.send(worker, (bodies.nap, 0.1), (bodies.double, 1), (bodies.double, 2))
     rig.begun(worker, first)
     words = rig.node._links[worker].page.words
-    head = words[node_module.HEAD]
+    head = words[HEAD]
 
     def wait() -> None:
         end = time.monotonic() + 10
         seen = head
         while time.monotonic() < end:  # a report and two records of what was passed over, then silence
             time.sleep(0.05)
-            if words[node_module.HEAD] == seen != head:
+            if words[HEAD] == seen != head:
                 return
-            seen = words[node_module.HEAD]
+            seen = words[HEAD]
 
-    hold(monkeypatch, node_module, wait)
+    hold(monkeypatch, intake_module, wait)
     rig.engine.take_back(worker, first)
     assert rig.wait(ev.TakenBack).above == first
     assert rig.wait(ev.Passed).n == last

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from taskpool.clock import boottime_ns
 from taskpool.engines import linux, trees
 from taskpool.engines.output import OutputPipe
 from taskpool.engines.watch import Watch
 from taskpool.wire import barrier
-from taskpool.wire.frames import FrameWriter
+from taskpool.wire.frames import Closed, FrameWriter
+from taskpool.wire.messages import Job, encoder
 from taskpool.wire.page import CURRENT, LIMIT, NO_LIMIT, Page, RingReader
 from taskpool.worker.interrupt import INTERRUPT_SIGNAL, STACK_SIGNAL
 
 STACK_BYTES_MAX = 64 * 1024
+FRAME_PAYLOAD_BYTES = 16 << 20  # jobs of one frame, beyond the first
 
 
 class Link:
@@ -91,6 +93,22 @@ class Link:
         self.pid, self.pidfd = pid, pidfd
         if self.why:
             self._kill()
+
+    def send(self, jobs: Sequence[Job]) -> bool:
+        """Send jobs, in order; return whether all are on their way. Those to a worker that just died are: to nobody."""
+        for job in jobs:
+            self.sent[job.n] = job.task_id
+        self.last_n = jobs[-1].n
+        for batch in _batches(jobs):
+            self.writer.put(encoder.encode(batch))
+        return self.send_rest()
+
+    def send_rest(self) -> bool:
+        """Send what the socket takes now of what is left; return whether nothing is."""
+        try:
+            return self.writer.flush()
+        except Closed:
+            return True  # its death is on the way
 
     def became_ready(self) -> None:
         """Take note that it waits for work."""
@@ -172,3 +190,17 @@ class Link:
         except FileNotFoundError:
             pass
         self.page.close()
+
+
+def _batches(jobs: Sequence[Job]) -> list[Sequence[Job]]:
+    """Cut jobs into frames of a limited size; nearly always one."""
+    size = 0
+    batches: list[Sequence[Job]] = []
+    start = 0
+    for index, job in enumerate(jobs):
+        size += len(job.payload)
+        if size > FRAME_PAYLOAD_BYTES and index > start:
+            batches.append(jobs[start:index])
+            start, size = index, len(job.payload)
+    batches.append(jobs[start:])
+    return batches
