@@ -508,6 +508,21 @@ def test_kill_9_of_the_supervisor_is_told_at_once(tmp_path: Path) -> None:
         pool.cancel(futures[0].id, force=True)
 
 
+def test_leaving_a_pool_whose_supervisor_dies_is_no_success(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Nobody asks the futures: leaving the block must tell that they did not end. What may be known already is only written."""
+    told = r"SIGKILL: 1 of its tasks had not ended; .*x\.db goes on"
+    with pytest.raises(PoolStopped, match=told), Pool(tmp_path / "x.db", workers=1) as pool:
+        pool.submit(begin_and_nap, str(tmp_path / "a"))
+        began(tmp_path / "a")
+        threading.Timer(0.2, os.kill, (pool.pid, signal.SIGKILL)).start()
+    with Pool(workers=1) as pool:
+        future = pool.submit(begin_and_nap, str(tmp_path / "b"))
+        began(tmp_path / "b")
+        os.kill(pool.pid, signal.SIGKILL)
+        assert isinstance(future.exception(WAIT_S), PoolStopped)
+    assert "SIGKILL: 1 of its tasks had not ended\n" in capfd.readouterr().err
+
+
 def test_a_batch_goes_on_where_it_was(tmp_path: Path) -> None:
     """The same map finds what is done, and does the rest; other work under its name is refused."""
     store, log = tmp_path / "x.db", tmp_path / "log"

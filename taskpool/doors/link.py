@@ -94,6 +94,7 @@ class Link:
         self._ticks: list[_Tick] = []
         self._joiners: list[threading.Lock] = []
         self._shut = False  # the descriptors are closed
+        self.lost = 0  # futures that the end of the connection has ended
         self._thread_id = 0
         self.welcome = self._greet(name)
         sock.setblocking(False)
@@ -490,7 +491,9 @@ class Link:
             self._open, self._calls, self._joiners = {}, {}, []
             for bundle in bundles:
                 bundle.tasks, bundle.stored = [], True
-            watched = self._except([future for future in futures if future._state == PENDING], lambda: PoolStopped(reason))
+            pending = [future for future in futures if future._state == PENDING]
+            self.lost = len(pending)
+            watched = self._except(pending, lambda: PoolStopped(reason))
         self._settle_watched(watched)
         for call in calls:
             call.answer = PoolStopped(reason)

@@ -50,8 +50,9 @@ class Pool(Client):
     end, for owner_grace seconds); cancel_grace: seconds from a cancel to the kill; preload: modules to import once, before workers
     are forked.
 
-    Leaving the block waits for the futures this object handed out. Leaving it by an exception or Ctrl-C stops: what runs goes back
-    to wait, and is done when a pool is opened on that store again. Raises InvalidSettings, StoreLocked, StoreError, MissingGuard.
+    Leaving the block waits for the futures this object handed out, and raises PoolStopped if the supervisor dies meanwhile. Leaving
+    it by an exception or Ctrl-C stops: what runs goes back to wait, and is done when a pool is opened on that store again. Raises
+    InvalidSettings, StoreLocked, StoreError, MissingGuard.
     """
 
     def __init__(
@@ -119,13 +120,25 @@ class Pool(Client):
         leave(self)
         if self._left or self._link.forked:
             return  # what a forked child leaves goes on in its parent
+        known = self._link.stopped  # whoever asked a future since then has been told
         try:
             if wait:
                 self._link.join()
+                if self._link.lost and not self._left:
+                    self._tell_lost(known)
         finally:  # also when Ctrl-C ends the waiting
             self._left = True
             self._supervisor.ask_to_stop(grace)
             self._finalizer()
+
+    def _tell_lost(self, known: bool) -> None:
+        """The pool ended before the tasks that were waited for: raise PoolStopped, or write it if it may be known already."""
+        why, count = self._link.outbox.stopped(), self._link.lost
+        rest = f"{count} of its tasks had not ended"
+        place = "" if self.settings.private else f"; {self.settings.store} goes on with them when a pool is opened on it"
+        if not known:
+            raise PoolStopped(f"{why.message}: {rest}{place}")
+        print(f"taskpool: {why.message}: {rest}{place}", file=sys.stderr)
 
 
 class Supervisor:
