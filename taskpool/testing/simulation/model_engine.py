@@ -50,7 +50,7 @@ class Body:
 
 
 class News(NamedTuple):
-    """An event on its way to the supervisor; `read`: records of the worker's ring that it brings to an end, `reaped`: its last."""
+    """An event on its way to the supervisor; `read`: how many of the worker's records are told with it, `reaped`: its death is."""
 
     event: ev.Event
     worker: int = 0
@@ -70,8 +70,9 @@ class ModelWorker:
         self.limit = NO_LIMIT
         self.cancels: set[int] = set()
         self.ring: list[Record] = []  # whole records that are not freed
-        self.seen = 0  # records of the ring that were read
-        self.delivered = 0  # records of the ring that the scheduler was told in this turn
+        self.freed = 0  # records since its start that were stored and forgotten
+        self.read = 0  # records since its start that were read
+        self.told = 0  # records since its start that the scheduler was told
         self.highest = 0  # number of the last job sent
         self.last_begun = 0
         self.taken_above: int | None = None  # it is passing over jobs above that number, which were taken back
@@ -80,9 +81,16 @@ class ModelWorker:
         self.spent = False  # its last report was dirty: it begins nothing more
         self.gone = False  # the scheduler was told of its death
 
+    def unread(self) -> list[Record]:
+        """Return the records that were not read yet."""
+        return self.ring[self.read - self.freed :]
+
     def has_ended(self, n: int) -> bool:
         """Return whether job n was run or passed over."""
         return not (self.body is not None and self.body.job.n == n) and all(job.n != n for job in self.pipe)
+
+
+Mark = list[tuple[ModelWorker, int, bool]]  # worker, records told, death told
 
 
 class ModelEngine:
@@ -143,14 +151,14 @@ class ModelEngine:
 
     def _gets_on(self, box: ModelWorker, running_ns: int) -> bool:
         """Return whether it has ended a body that was not heard of yet, or has not been in this one for so long."""
-        ended = any(isinstance(record, Report) for record in box.ring[box.seen :])
+        ended = any(isinstance(record, Report) for record in box.unread())
         self._read(box)
         return ended or (box.body is not None and self._clock.now().mono - box.body.began_ns < running_ns)
 
     def _allow(self, box: ModelWorker) -> None:
         """Nothing that was forbidden is left: the worker takes work again."""
         box.limit, box.taken_above = NO_LIMIT, None
-        self.news.append(News(ev.Passed(box.worker, box.highest), box.worker, box.seen))
+        self.news.append(News(ev.Passed(box.worker, box.highest), box.worker, box.read))
 
     def signal(self, worker: int, n: int, grace_s: float, why: str) -> None:
         """Raise Cancelled in job n, and kill after the grace."""
@@ -189,23 +197,23 @@ class ModelEngine:
             event, worker, read, reaped = self.news.popleft()
             box = self.workers.get(worker)
             if box is not None:
-                box.delivered = max(box.delivered, read)
+                box.told = max(box.told, read)
                 box.gone = box.gone or reaped
             events.append(event)
         return events
 
-    def committed(self) -> None:
-        """All that was told is stored: forget the records it came from, and the pages of the dead."""
-        for worker, box in list(self.workers.items()):
-            if box.gone:
-                del self.workers[worker]
-            elif box.delivered:
-                del box.ring[: box.delivered]
-                box.seen -= box.delivered
-                self.news = deque(
-                    news._replace(read=news.read - box.delivered) if news.worker == worker else news for news in self.news
-                )
-                box.delivered = 0
+    def mark(self) -> Mark:
+        """Return how much has been told so far, for `committed`."""
+        return [(box, box.told, box.gone) for box in self.workers.values()]
+
+    def committed(self, mark: Mark) -> None:
+        """All that was told up to the mark is stored: forget the records it came from, and the pages of the dead."""
+        for box, told, gone in mark:
+            if gone:
+                self.workers.pop(box.worker, None)
+            elif told > box.freed:
+                del box.ring[: told - box.freed]
+                box.freed = told
 
     # ---- what happens by itself -------------------------------------------------------------------------------------
 
@@ -377,15 +385,15 @@ class ModelEngine:
     def _read(self, box: ModelWorker) -> None:
         """Make events of the records that are whole and were not read yet."""
         reports: list[Report] = []
-        for record in box.ring[box.seen :]:
-            box.seen += 1
+        for record in box.unread():
+            box.read += 1
             if isinstance(record, Report):
                 reports.append(record)
                 continue
-            self._tell(box, reports, box.seen - 1)
+            self._tell(box, reports, box.read - 1)
             reports = []
             if isinstance(record, Checkpointed):
-                self.news.append(News(ev.Saved(box.worker, record), box.worker, box.seen))
+                self.news.append(News(ev.Saved(box.worker, record), box.worker, box.read))
                 continue
             assert isinstance(record, Skipped)
             if box.taken_above is None or record.n <= box.taken_above:  # a kill had forbidden it that came too late
@@ -393,7 +401,7 @@ class ModelEngine:
                 self.news.append(News(ev.TakenBack(box.worker, record.n - 1), box.worker))
             if record.n == box.highest:
                 self._allow(box)
-        self._tell(box, reports, box.seen)
+        self._tell(box, reports, box.read)
 
     def _tell(self, box: ModelWorker, reports: list[Report], read: int) -> None:
         if reports:
@@ -408,5 +416,5 @@ class ModelEngine:
             error = TaskError(why, "its deadline passed", False)
         begun, began_ns = (body.job.n, body.began_ns) if body is not None else (0, 0)
         event = ev.WorkerDied(box.worker, box.pid, begun, began_ns, why, error)
-        self.news.append(News(event, box.worker, box.seen, reaped=True))
+        self.news.append(News(event, box.worker, box.read, reaped=True))
         box.state = REAPED

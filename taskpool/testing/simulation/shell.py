@@ -120,6 +120,7 @@ class Shell:
     def turn(self, first: Sequence[ev.Event] = ()) -> None:
         """Take all that has come through one transaction. Raises Killed or Ended."""
         events = [*first, *self._events, *self._news(), *self._requests]
+        mark = self.engine.mark()
         self._events, self._requests = [], []
         now = self._clock.now()
         commands: list[cmd.Command] = []
@@ -129,7 +130,7 @@ class Shell:
         commands += self._handle(ev.Dispatch(), now)
         self.idle_turns = 0 if events or commands else self.idle_turns + 1
         refused = self._apply(commands, now)
-        self.engine.committed()
+        self.engine.committed(mark)
         self._peril("after the turn")
         self._laws.turn(self.scheduler, self.engine, now, refused)
         self._judge_answers([command for command in commands if isinstance(command, cmd.Respond)], refused)
