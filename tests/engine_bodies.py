@@ -54,9 +54,9 @@ def spin_in_python(path: str) -> None:
 
 
 def swallow_cancel(path: str) -> None:
-    Path(path).write_text("")
     while True:
         try:
+            Path(path).write_text("")
             while True:
                 time.sleep(0.01)
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 
 from taskpool.errors import StoreCorrupt, StoreError, StoreUnusable, TaskpoolError
@@ -43,15 +44,18 @@ _PLACE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM,
 def in_our_words(error: BaseException, path: object) -> TaskpoolError | None:
     """Return the exception that tells a caller what to do about an error of SQLite or the system; None: a bug of ours."""
     if isinstance(error, sqlite3.Error):
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        extended = getattr(error, "sqlite_errorcode", 0)
     elif isinstance(error, OSError):
-        code = sqlite3.SQLITE_IOERR
+        extended = sqlite3.SQLITE_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else sqlite3.SQLITE_IOERR
     else:
         return None
+    code = extended & 0xFF
     if code in _BUSY:
-        return StoreBusy(f"{path}: {error}")
+        return StoreBusy(f"{path}: another connection holds its write lock ({error})")
     if code == sqlite3.SQLITE_FULL:
         return StoreFull(f"{path}: no room ({error})", hint="make room on the disk; nothing was lost")
+    if extended == sqlite3.SQLITE_IOERR_SHMSIZE:  # frames of the log may have been written before it
+        return StoreIOError(f"{path}: no room for its index ({error})", hint="make room on the disk; nothing was lost")
     if code == sqlite3.SQLITE_IOERR:
         return StoreIOError(f"{path}: {error}", hint="what was acknowledged is in it, for the next owner")
     if code in _DAMAGED:

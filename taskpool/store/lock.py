@@ -49,13 +49,20 @@ class OwnerLock:
         found = os.fstat(self._fd)
         self._key = (found.st_dev, found.st_ino)
         _held[self._key] = os.getpid()
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
+        self._write(b"\n")
 
     def announce_end(self) -> None:
         """Tell those who ask for the lock that it will be free in a moment."""
         if self._fd >= 0:
-            os.pwrite(self._fd, b"%d%b" % (os.getpid(), _ENDING), 0)
+            self._write(_ENDING)
+
+    def _write(self, words: bytes) -> None:
+        """Say who holds the lock, and what else is to be said. On a full disk nobody is told; the lock holds all the same."""
+        try:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, b"%d%b" % (os.getpid(), words), 0)
+        except OSError:
+            pass
 
     def release(self) -> None:
         """Give the lock up; a second call does nothing. The file stays."""

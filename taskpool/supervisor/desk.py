@@ -6,7 +6,7 @@ submitted again: it is attached to them (ended well: their result; alive: their 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import assert_never
 
 import msgspec
@@ -16,8 +16,9 @@ from taskpool.core import events as ev
 from taskpool.core.commands import Accept, End, Move, Respond
 from taskpool.core.lifecycle import SUCCEEDED, TERMINAL
 from taskpool.core.scheduler import Scheduler
-from taskpool.errors import TaskpoolError
+from taskpool.errors import AlreadyExists, StoreError, TaskpoolError
 from taskpool.model import Filter, Options, Stats, WorkerState
+from taskpool.store.conditions import StoreFull
 from taskpool.store.store import Store
 from taskpool.supervisor.server import Connection, Server, refusal
 from taskpool.wire import messages as wire
@@ -26,6 +27,9 @@ from taskpool.wire.messages import Outcome, Refused, Reply, Settled
 PAGE_MAX = 1_000  # rows of one listing
 BULK_MAX = 1_000_000  # tasks of one bulk verb
 OPTIONS_CACHE_MAX = 10_000
+HELD_MAX = 10_000  # requests kept while the store takes no writes; further ones are refused …
+HELD_BYTES_MAX = 64 << 20  # … and so are further tasks
+HELD_TASK_BYTES = 500  # of a task in memory, beside its payload
 
 
 class Desk:
@@ -39,9 +43,14 @@ class Desk:
         self.events: list[ev.Event] = []
         self.watchers: dict[int, tuple[int, ...]] = {}
         self.on_hello: Callable[[Connection], None] = lambda connection: None
+        self.on_stop: Callable[[float | None], None] = lambda grace_s: self.events.append(ev.StopAsked(grace_s))
         self.refusal: Refused | None = None  # set: no new work, and why
         self.follow_asked = False  # somebody began to follow: the loop looks at once, and takes this back
         self._readings: list[tuple[int, wire.Request]] = []
+        self._stuck: StoreError | None = None  # set: the store takes no writes for now
+        self._held: list[tuple[Connection, wire.Request]] = []
+        self._held_bytes = 0
+        self._held_readings: list[tuple[int, wire.Request]] = []
         self._merges: dict[tuple[int, int], list[int]] = {}  # ids of a Submit, 0 where a new one belongs
         self._options: dict[bytes, Options] = {b"": Options()}
         self._options_decoder = msgspec.msgpack.Decoder(Options)
@@ -52,6 +61,9 @@ class Desk:
         """Take one request of a client."""
         client = connection.number
         try:
+            if self._stuck is not None and isinstance(request, wire.Submit | wire.Cancel | wire.Retry):
+                self._hold(connection, request, self._stuck)
+                return
             match request:
                 case wire.Submit():
                     self._submit(client, request)
@@ -66,7 +78,7 @@ class Desk:
                     self.follow_asked = True
                     self.server.send(client, Reply(request.seq))
                 case wire.Stop():
-                    self.events.append(ev.StopAsked(request.grace_s))
+                    self.on_stop(request.grace_s)
                     self.server.send(client, Reply(request.seq))
                 case wire.Watch() | wire.Get() | wire.List() | wire.GetStats() | wire.GetAttempts() | wire.Count():
                     self._readings.append((client, request))
@@ -74,6 +86,33 @@ class Desk:
                     assert_never(request)
         except TaskpoolError as error:
             self._refuse(client, getattr(request, "seq", 0), error)
+
+    # ---- while the store takes no writes ----------------------------------------------------------------------------
+
+    def hold(self, why: StoreError) -> None:
+        """From now on keep what changes tasks until `release`. What was asked before waits too: its turn is not stored."""
+        if self._stuck is None:
+            self._held_readings, self._readings = self._readings, []
+        self._stuck = why
+
+    def release(self) -> None:
+        """Take what was kept, in its order."""
+        self._stuck = None
+        self._readings[:0] = self._held_readings
+        held, self._held, self._held_bytes = self._held, [], 0
+        for connection, request in held:
+            self.on_request(connection, request)
+
+    def _hold(self, connection: Connection, request: wire.Submit | wire.Cancel | wire.Retry, why: StoreError) -> None:
+        if isinstance(request, wire.Submit):
+            self._held_bytes += sum(HELD_TASK_BYTES + len(spec.payload) for spec in request.specs)
+            if isinstance(why, StoreFull) or self._held_bytes > HELD_BYTES_MAX:
+                raise why
+        elif len(self._held) >= HELD_MAX:
+            raise why
+        self._held.append((connection, request))
+
+    # ---- requests, one by one ---------------------------------------------------------------------------------------
 
     def take_events(self) -> list[ev.Event]:
         """Return what has come since the last call."""
@@ -175,13 +214,13 @@ class Desk:
 
     # ---- after the commit -------------------------------------------------------------------------------------------
 
-    def accept(self, command: Accept, refused: frozenset[int]) -> None:
-        """Tell a client the ids of what it submitted, and watch them for it."""
+    def accept(self, command: Accept, refused: Set[int], why: StoreError | None = None) -> None:
+        """Tell a client the ids of what it submitted, and watch them for it. why: what kept the refused from being stored."""
         client, ids = command.client, command.ids
         merged = self._merges.pop((client, command.seq), None) if self._merges else None
         unwatched = self._merges.pop((client, -command.seq - 1), None) if self._merges else None
         if refused and not refused.isdisjoint(ids):
-            self.server.send(client, Refused(command.seq, "already_exists", "a task with that uid or batch item is stored already"))
+            self._refuse(client, command.seq, why or AlreadyExists("a task with that uid or batch item is stored already"))
             return
         if unwatched is None:
             watchers, me = self.watchers, (client,)

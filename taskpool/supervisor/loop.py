@@ -3,11 +3,14 @@
 Durable before visible: nothing is sent to a worker or a client before the commit of the turn that decided it. Kills do not wait
 for the disk: the engine's killer is a thread of its own. Costs are per turn: one poll, one transaction, one frame a
 worker, one a client.
+
+While the store takes no writes (a guest holds its lock, the disk is full) the turn that was decided is kept and tried again by
+timer. No other is decided meanwhile: events gather, workers' records stay in their rings, and of clients only those are served
+who just read. What the pool's end would have to store then stays in the pages, for the next owner.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import assert_never
 
@@ -18,6 +21,7 @@ from taskpool.core import events as ev
 from taskpool.core.lifecycle import TERMINAL
 from taskpool.core.scheduler import Scheduler
 from taskpool.engines.engine import Engine, Limits
+from taskpool.errors import StoreError
 from taskpool.model import Progress, TaskSpec
 from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.store import Store
@@ -27,14 +31,50 @@ from taskpool.wire.messages import Job, News
 from taskpool.wire.poller import Poller
 
 SPEC_BYTES_MAX = 64 << 20  # payloads of waiting tasks kept in memory; the others are read when they start
-BUSY_RETRY_S = 0.002  # between tries of a commit while a guest holds the write lock
-BUSY_RETRY_S_MAX = 0.05
-BUSY_WARN_S = 1.0
-FULL_RETRY_S = 0.5
+BUSY_RETRY_NS = 2 * NS // 1000  # between tries of a commit while a guest holds the write lock, doubled …
+BUSY_RETRY_NS_MAX = NS // 20  # … up to this
+BUSY_WARN_NS = NS
+FULL_RETRY_NS = NS // 2  # … while there is no room on the disk
+GIVE_UP_S = 0.5  # how long the end of a pool waits for a store that takes no writes
 NEWS_S = 0.1  # between looks at progress and output while somebody follows
 SAVE_PROGRESS_S = 1.0  # between savings of progress while something runs
 
 _DISPATCH = ev.Dispatch()
+
+
+class Turn:
+    """What one turn decided: what is to be stored, and what follows from that. refused: ids that were not stored, and why."""
+
+    __slots__ = ("acts", "ended", "mark", "now", "refused", "saves", "starts", "why")
+
+    def __init__(self, now: Instant, mark: int) -> None:
+        self.now = now
+        self.mark = mark
+        self.saves: list[cmd.Save] = []
+        self.starts: list[cmd.Start] = []
+        self.ended: list[cmd.End | cmd.Move] = []
+        self.acts: list[cmd.Act] = []
+        self.refused: set[int] = set()
+        self.why: StoreError | None = None
+
+
+class Stuck:
+    """A turn that the store does not take for now, since when (monotonic ns), and when it is tried again."""
+
+    __slots__ = ("error", "pause", "retry_at", "since", "told", "turn")
+
+    def __init__(self, turn: Turn, now: int) -> None:
+        self.turn = turn
+        self.since = self.retry_at = now
+        self.pause = BUSY_RETRY_NS
+        self.told = False
+        self.error: StoreError
+
+    def again(self, error: StoreError, now: int) -> None:
+        """It was tried in vain: try again later."""
+        self.error = error
+        self.pause = FULL_RETRY_NS if isinstance(error, StoreFull) else min(self.pause * 2, BUSY_RETRY_NS_MAX)
+        self.retry_at = now + self.pause
 
 
 class Loop:
@@ -66,6 +106,8 @@ class Loop:
         self._progress_at = 0  # monotonic ns of the next look at progress
         self._progress: dict[int, Progress] = {}
         self._progress_saved_at = 0
+        self._stuck: Stuck | None = None
+        self._give_up_at: int | None = None  # monotonic ns: a store that takes no writes is waited for until then
         self.turns = 0
         self.ended = False
         self.reason = ""
@@ -80,9 +122,26 @@ class Loop:
             self._poller.wait(self._timeout())
             self.turn()
 
+    def run_until_stored(self, patience_s: float) -> None:
+        """Take what was delivered through one transaction. Raises StoreError if the store takes no writes for that long."""
+        self.give_up_after(patience_s)
+        self.turn()
+        while self._stuck is not None:
+            self._poller.wait(self._timeout())
+            self.turn()
+        self._give_up_at = None
+
+    def give_up_after(self, seconds: float) -> None:
+        """From then on, do not wait for a store that takes no writes: end with what it says. A second call may only shorten it."""
+        at = self._clock.now().mono + round(seconds * NS)
+        self._give_up_at = at if self._give_up_at is None else min(at, self._give_up_at)
+
     def turn(self) -> None:
         """Take all that has arrived through one transaction."""
         mark = self._engine.collect()
+        if self._stuck is not None and not self._try_again(self._stuck):
+            self._desk.answer_readings()
+            return
         events, self._events = self._events, []
         events += self._desk.take_events()
         now = self._clock.now()
@@ -93,16 +152,23 @@ class Loop:
         commands += handle(_DISPATCH, now)
         self.turns += 1
         if commands:
-            self._apply(commands, now)
+            turn = self._decided(commands, now, mark)
+            faults.point("commit.before")
+            if not self._is_stored(turn):
+                return
+            self._follow(turn)
         self._engine.committed(mark)
         self._desk.answer_readings()
         self._look_at_progress(now)
         self._store.tidy()  # nobody waits for it: all that this turn had to say is said
 
     def _timeout(self) -> float | None:
+        now = self._clock.now()
+        if self._stuck is not None:
+            at = self._stuck.retry_at if self._give_up_at is None else min(self._stuck.retry_at, self._give_up_at)
+            return max(0.0, (at - now.mono) / NS)
         if self._events or self._desk.busy:
             return 0.0
-        now = self._clock.now()
         timer = self._scheduler.next_timer(now)
         if self._progress_at:
             look = max(0.0, (self._progress_at - now.mono) / NS)
@@ -111,11 +177,10 @@ class Loop:
 
     # ---- one turn's commands ----------------------------------------------------------------------------------------
 
-    def _apply(self, commands: list[cmd.Command], now: Instant) -> None:
-        saves: list[cmd.Save] = []
-        starts: list[cmd.Start] = []
-        ended: list[cmd.End | cmd.Move] = []
-        acts: list[cmd.Act] = []
+    def _decided(self, commands: list[cmd.Command], now: Instant, mark: int) -> Turn:
+        """Sort out what is stored first, what follows, and kill what is to be killed."""
+        turn = Turn(now, mark)
+        saves, starts, ended, acts = turn.saves, turn.starts, turn.ended, turn.acts
         specs = self._specs
         for command in commands:
             kind = type(command)
@@ -136,18 +201,23 @@ class Loop:
                 self._engine.kill(command.worker, command.n, command.why)  # type: ignore[union-attr]  # kills wait for nothing
             else:
                 acts.append(command)  # type: ignore[arg-type]
-        faults.point("commit.before")
-        refused = self._commit(saves, now) if saves else frozenset()
+        return turn
+
+    def _follow(self, turn: Turn) -> None:
+        """Act on a turn that is stored, and answer."""
+        starts, ended, refused, specs = turn.starts, turn.ended, turn.refused, self._specs
         faults.point("commit.after")
         if refused:
             self._events.append(ev.Dropped(sorted(refused)))
             starts = [start for start in starts if start.id not in refused]
             ended = [end for end in ended if end.id not in refused]
+            for task_id in refused:
+                specs.pop(task_id, None)
         if starts:
             self._send(starts)
         faults.point("start.after")
-        for act in acts:
-            self._act(act, refused)
+        for act in turn.acts:
+            self._act(act, turn)
         faults.point("reply.before")
         if ended:
             for end in ended:
@@ -157,36 +227,64 @@ class Loop:
             specs.clear()  # all of them are in the store
             self._spec_bytes = 0
 
-    def _commit(self, saves: list[cmd.Save], now: Instant) -> frozenset[int]:
-        """Store the turn; wait for a guest's lock or for room on the disk. Return the ids whose writes were refused."""
-        waited, pause, warned = 0.0, BUSY_RETRY_S, False
-        refused: set[int] = set()
-        while True:
+    # ---- a store that takes no writes -------------------------------------------------------------------------------
+
+    def _is_stored(self, turn: Turn) -> bool:
+        """Store a turn and return whether that could be done now; if not, it is stuck."""
+        while turn.saves:
             try:
-                refused.update(self._store.commit(saves, now.wall))
-                if warned:
-                    self._log("the store takes writes again")
-                return frozenset(refused)
-            except StoreBusy:
-                if waited > BUSY_WARN_S and not warned:
-                    warned = True
-                    self._log(
-                        "another connection has held the store's write lock for over a second; nothing can be stored meanwhile"
-                    )
+                turn.refused.update(self._store.commit(turn.saves, turn.now.wall))
+                break
+            except StoreBusy as error:
+                self._stick(turn, error)
+                return False
             except StoreFull as error:
                 # What is new is refused, so that its client can tell; what was computed is held until there is room.
-                new = {save.id for save in saves if isinstance(save, cmd.Insert)}
-                refused |= new
-                saves = [save for save in saves if save.id not in new]
-                if not saves:
-                    return frozenset(refused)
-                if not warned:
-                    warned = True
-                    self._log(f"{error}; results are held until there is room")
-                pause = FULL_RETRY_S
-            time.sleep(pause)
-            waited += pause
-            pause = min(pause * 2, max(BUSY_RETRY_S_MAX, pause))
+                if not self._refuse_new(turn, error):
+                    self._stick(turn, error)
+                    return False
+        return True
+
+    def _refuse_new(self, turn: Turn, error: StoreError) -> bool:
+        """Tell at once those whose tasks there is no room for. Return whether there were any."""
+        new = {save.id for save in turn.saves if type(save) is cmd.Insert}
+        turn.why = error
+        turn.refused |= new
+        turn.saves = [save for save in turn.saves if save.id not in new]
+        for act in list(turn.acts):
+            if isinstance(act, cmd.Accept) and not new.isdisjoint(act.ids):
+                self._desk.accept(act, new, error)
+                turn.acts.remove(act)
+        return bool(new)
+
+    def _stick(self, turn: Turn, error: StoreError) -> None:
+        now = self._clock.now().mono
+        if self._stuck is None:
+            self._stuck = Stuck(turn, now)
+        stuck = self._stuck
+        stuck.again(error, now)
+        self._desk.hold(error)
+        if not stuck.told and (isinstance(error, StoreFull) or now - stuck.since >= BUSY_WARN_NS):
+            stuck.told = True
+            full = isinstance(error, StoreFull)
+            self._log(f"{error}; {'results are held until there is room' if full else 'nothing can be stored meanwhile'}")
+
+    def _try_again(self, stuck: Stuck) -> bool:
+        """Store the turn that is stuck, if it is time. Return whether that is done. Raises what is the matter if it gives up."""
+        now = self._clock.now().mono
+        if self._give_up_at is not None and now >= self._give_up_at:
+            raise stuck.error
+        if now < stuck.retry_at or not self._is_stored(stuck.turn):
+            return False
+        self._stuck = None
+        if stuck.told:
+            self._log("the store takes writes again")
+        self._follow(stuck.turn)
+        self._engine.committed(stuck.turn.mark)
+        self._desk.release()
+        return True
+
+    # ---- what follows -----------------------------------------------------------------------------------------------
 
     def _send(self, starts: list[cmd.Start]) -> None:
         """Send what was started, one batch a worker."""
@@ -218,10 +316,10 @@ class Loop:
                 faults.point("start.half")
             self._engine.send(worker, jobs, limits)
 
-    def _act(self, command: cmd.Act, refused: frozenset[int]) -> None:
+    def _act(self, command: cmd.Act, turn: Turn) -> None:
         match command:
             case cmd.Accept():
-                self._desk.accept(command, refused)
+                self._desk.accept(command, turn.refused, turn.why)
             case cmd.Respond():
                 self._desk.respond(command)
             case cmd.Spawn():

@@ -25,18 +25,20 @@ from taskpool.core.scheduler import Scheduler
 from taskpool.engines import recovery, sweep
 from taskpool.engines.launch import Launched, launch
 from taskpool.engines.node import Node
-from taskpool.errors import InternalError, StoreError, StoreLocked, TaskpoolError
+from taskpool.errors import InternalError, StoreError, StoreLocked, StoreUnusable, TaskpoolError
 from taskpool.model import Stats
+from taskpool.store.conditions import StoreBusy
 from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk, stats_of
-from taskpool.supervisor.loop import Loop
+from taskpool.supervisor.loop import GIVE_UP_S, Loop
 from taskpool.supervisor.server import Connection, Server, refusal
 from taskpool.supervisor.start import new_mark
 from taskpool.wire import messages as wire
 from taskpool.wire.frames import FrameWriter
 from taskpool.wire.poller import Poller
 
-OPEN_WAIT_S = 5.0  # how long a new owner waits for one that is just ending
+OPEN_WAIT_S = 5.0  # how long a new owner waits for one that is just ending, or for a store that takes no writes
+TELL_S = 0.3  # … before it says so
 GOODBYE = "the pool was stopped"
 
 
@@ -46,8 +48,16 @@ def main(argv: list[str], zygote: Launched) -> int:
     sock.set_inheritable(False)
     boot = _receive_boot(sock)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    supervisor = Supervisor(boot.settings, boot.prepare, log=lambda line: None, zygote=zygote)
+    supervisor = Supervisor(boot.settings, boot.prepare, log=lambda line: None, warn=_warn, zygote=zygote)
     return supervisor.serve_owner(sock, boot.owner_pid)
+
+
+def _warn(line: str) -> None:
+    """Tell the people at a script what they should know; somebody or nobody may read it."""
+    try:
+        os.write(2, f"taskpool: {line}\n".encode())
+    except OSError:
+        pass
 
 
 def serve(settings: Settings, prepare: wire.Prepare, *, log: Callable[[str], None]) -> int:
@@ -62,12 +72,22 @@ class Supervisor:
     """One supervisor, from start to end."""
 
     def __init__(
-        self, settings: Settings, prepare: wire.Prepare, *, log: Callable[[str], None], zygote: Launched | None = None
+        self,
+        settings: Settings,
+        prepare: wire.Prepare,
+        *,
+        log: Callable[[str], None],
+        warn: Callable[[str], None] | None = None,
+        zygote: Launched | None = None,
     ) -> None:
-        """zygote: one that was launched already, so that it could begin early."""
+        """log: takes lines about the course of things; warn: those that tell why it stands still (None: log too).
+
+        zygote: one that was launched already, so that it could begin early.
+        """
         self.settings = settings
         self._zygote = zygote or launch(new_mark())
         self._log = log
+        self._warn = warn or log
         self._started = time.monotonic()
         self._poller = Poller()
         self._clock = SystemClock()
@@ -104,6 +124,13 @@ class Supervisor:
     # ---- start ------------------------------------------------------------------------------------------------------
 
     def _assemble(self) -> None:
+        """Own the store, make everything, and go on where the last owner left off. Raises TaskpoolError."""
+        try:
+            self._put_together()
+        except OSError as error:
+            raise StoreUnusable(f"no supervisor can start on {self.settings.store}: {error}") from error
+
+    def _put_together(self) -> None:
         settings = self.settings
         try:
             store = self._store = self._open()
@@ -118,6 +145,7 @@ class Supervisor:
         desk = self._desk = Desk(store, scheduler, self.stats)
         self._server = desk.server = Server(self._poller, desk.on_request, self._on_gone)
         desk.on_hello = self._on_hello
+        desk.on_stop = self.stop
         self._loop = Loop(
             store=store,
             engine=self._node,
@@ -126,7 +154,7 @@ class Supervisor:
             server=self._server,
             poller=self._poller,
             clock=self._clock,
-            log=self._log,
+            log=self._warn,
         )
         self._node.start(self._poller, self._loop.deliver, self._on_prepared)
         self._recover()
@@ -137,7 +165,7 @@ class Supervisor:
 
     def _open(self) -> Store:
         """Own the store, and prove dead what the owners before left behind."""
-        store = open_store(self.settings, self._log)
+        store = open_store(self.settings, self._warn)
         alive = sweep.take_over(store.places.run, self._zygote.mark)
         if alive:
             store.close(clean=False)
@@ -154,6 +182,7 @@ class Supervisor:
         events: list[ev.Event] = []
         pages = recovery.recover(store.places.run, store.epoch)
         begun: set[tuple[int, int]] = set()
+        saved: dict[int, cmd.Checkpoint] = {}
         for page in pages:
             if page.current is not None:
                 begun.add(page.current)
@@ -163,7 +192,9 @@ class Supervisor:
                     if row is not None and row.attempt == record.attempt:
                         events.append(ev.Recovered(running.pop(record.task_id), True, record))
                 elif isinstance(record, wire.Checkpointed) and record.task_id in running:
-                    store.commit([cmd.Checkpoint(record.task_id, record.attempt, record.data)], self._clock.now().wall)
+                    saved[record.task_id] = cmd.Checkpoint(record.task_id, record.attempt, record.data)
+        if saved:
+            _patiently(lambda: store.commit(list(saved.values()), self._clock.now().wall))
         # An owner settles all that ran before it starts a worker, so what runs now is of the last one that had workers.
         last = max((page.epoch for page in pages), default=0)
         known = {page.worker for page in pages if page.epoch == last and not page.void}
@@ -175,7 +206,7 @@ class Supervisor:
         opened = ev.Opened(store.next_id(), store.queues_waiting())
         for event in [*events, opened]:
             self._loop.deliver(event)
-        self._loop.turn()
+        self._loop.run_until_stored(OPEN_WAIT_S)
         recovery.forget(pages)
 
     def _run(self) -> int:
@@ -232,6 +263,8 @@ class Supervisor:
         self._store.announce_end()
         self._node.stopping()
         self._loop.deliver(ev.StopAsked(grace_s))
+        if grace_s is not None:
+            self._loop.give_up_after(grace_s + GIVE_UP_S)
         self._poller.wake()
 
     def _on_hello(self, connection: Connection) -> None:
@@ -310,9 +343,22 @@ def open_store(settings: Settings, log: Callable[[str], None]) -> Store:
         except StoreLocked as error:
             if not error.ending or time.monotonic() > until:
                 raise
-            if not told:
+            if not told and time.monotonic() > until - OPEN_WAIT_S + TELL_S:
                 log("waiting for the last owner to end")
                 told = True
+            time.sleep(0.02)
+
+
+def _patiently(commit: Callable[[], object]) -> None:
+    """Do what needs the store's write lock; wait a little for a guest that holds it."""
+    until = time.monotonic() + OPEN_WAIT_S
+    while True:
+        try:
+            commit()
+            return
+        except StoreBusy:
+            if time.monotonic() > until:
+                raise
             time.sleep(0.02)
 
 

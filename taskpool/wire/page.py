@@ -277,11 +277,15 @@ class RingReader:
 def write_spill(run_dir: str, worker: int, seq: int, data: bytes) -> Spilled:
     """Write a record that is too big for the ring into a file of run_dir; the record that goes into the ring instead names it."""
     name = f"w{worker}.{seq}.spill"
-    fd = os.open(os.path.join(run_dir, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    path = os.path.join(run_dir, name)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(fd, rest) :]
+    except BaseException:
+        os.unlink(path)  # half a record is none, and takes room
+        raise
     finally:
         os.close(fd)
     return Spilled(name, len(data))

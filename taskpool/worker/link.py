@@ -6,6 +6,7 @@ the very socket: a worker that wrote its bell into a user's file, or took a user
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import resource
@@ -16,12 +17,14 @@ from typing import NoReturn
 
 from taskpool.wire.frames import FrameReader, FrameTooLong
 from taskpool.wire.messages import Job, Record, encoder, jobs_decoder
-from taskpool.wire.page import RECORD_BYTES_MAX, Page, RingWriter, write_spill
+from taskpool.wire.page import EXTEND, EXTEND_N, PROGRESS_SEQ, RECORD_BYTES_MAX, STARTED, Page, RingWriter, write_spill
 
 HIGH_FD = 500
 EXIT_GONE = 0  # the supervisor closed the link: the end of a worker's life
 EXIT_DESCRIPTORS = 70  # a body closed or replaced our descriptors
-ROOM_POLL_S = 0.001  # how often a full ring is looked at
+ROOM_POLL_S = 0.001  # how often a full ring is looked at …
+DISK_POLL_S = 0.05  # … and a full disk
+WAIT_NS = 1_000_000_000  # who waits for room extends its time by that much more than it has waited
 
 _RING_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
@@ -45,6 +48,7 @@ class Link:
         self._identity = (found.st_dev, found.st_ino)
         self._reader = FrameReader(self._sock)
         self._ring = RingWriter(page)
+        self._words = page.words
         self._run_dir = page.run_dir
         self._worker = worker
         self._supervisor = supervisor
@@ -87,17 +91,39 @@ class Link:
         if (found.st_dev, found.st_ino) != self._identity:
             os._exit(EXIT_DESCRIPTORS)
 
-    def push(self, record: Record) -> None:
-        """Put a record into the ring, waiting for room; what is too big goes into a file (OSError if that cannot be written)."""
+    def push(self, record: Record, ended: int = 0) -> None:
+        """Put a record into the ring, waiting for room; what is too big goes into a file (OSError if that cannot be written).
+
+        ended: the job whose body has ended, so that no limit of it shall count what is waited here.
+        """
         data = encoder.encode(record)
         if len(data) > RECORD_BYTES_MAX:
             self._spills += 1
-            data = encoder.encode(write_spill(self._run_dir, self._worker, self._spills, data))
+            data = self._spilled(data, ended)
         while not self._ring.push(data):
-            self.ring()
-            if os.getppid() != self._supervisor:
-                os._exit(EXIT_GONE)
-            time.sleep(ROOM_POLL_S)
+            self._wait_for_room(ROOM_POLL_S, ended)
+
+    def _spilled(self, data: bytes, ended: int) -> bytes:
+        """Write a big record into a file, waiting for room on the disk; return the record that names it."""
+        while True:
+            try:
+                return encoder.encode(write_spill(self._run_dir, self._worker, self._spills, data))
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+            self._wait_for_room(DISK_POLL_S, ended)
+
+    def _wait_for_room(self, seconds: float, ended: int) -> None:
+        self.ring()
+        if os.getppid() != self._supervisor:
+            os._exit(EXIT_GONE)
+        if ended:
+            words = self._words
+            extended = words[EXTEND] if words[EXTEND_N] == ended else 0
+            words[EXTEND] = max(extended, time.monotonic_ns() - words[STARTED] + WAIT_NS)
+            words[EXTEND_N] = ended
+            words[PROGRESS_SEQ] += 2  # a sign of life
+        time.sleep(seconds)
 
     def save(self, record: Record) -> None:
         """Push a record from within a body and ring. RuntimeError in a process that the body forked: the ring is not its own."""

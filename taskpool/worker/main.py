@@ -121,9 +121,9 @@ class Worker:
         report.output_end = self._output.end_of_attempt()
         self._link.check()
         try:
-            self._link.push(report)
-        except (OSError, msgspec.MsgspecError, ValueError, OverflowError) as error:  # no room on the disk for a big one
-            self._link.push(_without_value(report, error))
+            self._link.push(report, report.n)
+        except (OSError, msgspec.MsgspecError, ValueError, OverflowError) as error:  # a disk that fails under a big one
+            self._link.push(_without_value(report, error), report.n)
         faults.point("result.after")
         self._words[CURRENT] = 0
         if report.dirty:

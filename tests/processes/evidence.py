@@ -13,7 +13,7 @@ import random
 import sqlite3
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -188,6 +188,28 @@ def wait_gone(tag: str, timeout_s: float = 2 * GONE_S) -> float:
         assert time.monotonic() < began + timeout_s, f"still alive: {left}"
         time.sleep(0.005)
     return time.monotonic() - began
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> None:
+    """Wait until a condition holds."""
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, f"waited in vain for {what}"
+        time.sleep(0.002)
+
+
+def wait_dead(pid: int, timeout_s: float = WAIT_S) -> None:
+    """Wait until a process has ended (it may still be a zombie)."""
+    wait_until(lambda: state_of(pid) in "ZX", f"the end of process {pid}", timeout_s)
+
+
+def state_of(pid: int) -> str:
+    """Return the letter of a process's state, X if there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return "X"
+    return text[text.rindex(")") + 2]
 
 
 # ---- checks ---------------------------------------------------------------------------------------------------------
