@@ -84,7 +84,7 @@ class Traffic:
         random = self._random
         there = sorted(set(statuses.values()))
         if not there or random.random() < 0.03:
-            return [len(statuses) + random.randrange(1, 4)]  # there is no such task
+            return [1_000_000 + random.randrange(3)]  # there is no such task
         status = statuses[random.choice(list(statuses))] if random.random() < 0.6 else min(random.choices(there, k=3), key=rarity)
         of_it = [task_id for task_id, one in statuses.items() if one == status]
         return random.sample(of_it, min(len(of_it), random.choice((1, 2, 4))))

@@ -1,0 +1,347 @@
+"""The supervisor's own loop, desk and store in the model world: only workers, clients and time are models.
+
+`RealStore` keeps the model store beside the real one and compares them after each commit. `RealShell` lets the real `Loop` turn; it
+dies at the named fault points, finds the store locked or the disk full, and listens to what clients are told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, cast
+from unittest import mock
+
+import msgspec
+
+from taskpool import faults
+from taskpool.clock import Instant
+from taskpool.core import commands as cmd
+from taskpool.core import events as ev
+from taskpool.core.events import TaskRow
+from taskpool.core.lifecycle import SUCCEEDED, TERMINAL
+from taskpool.core.line import Key
+from taskpool.engines.engine import Limits
+from taskpool.model import Filter, Options, Stats
+from taskpool.store.conditions import StoreBusy, StoreFull
+from taskpool.store.store import Store
+from taskpool.supervisor.desk import Desk
+from taskpool.supervisor.loop import Loop
+from taskpool.supervisor.server import Connection, Server
+from taskpool.testing.simulation.laws import obey
+from taskpool.testing.simulation.model_engine import Mark, ModelJob
+from taskpool.testing.simulation.model_store import ModelStore, Witness
+from taskpool.testing.simulation.shell import CANCEL, RETRY, Ended, Shell
+from taskpool.wire import messages as wire
+from taskpool.wire.messages import Job
+from taskpool.wire.poller import Poller
+
+CLIENT = 1
+FIELDS = tuple(field for field in TaskRow.__struct_fields__ if field != "n")
+_options = msgspec.msgpack.Decoder(Options)
+
+
+class RealStore(ModelStore):
+    """The model store, and a real one in memory that must say the same."""
+
+    directory: ClassVar[Path]
+    opened: ClassVar[list[Store]]
+
+    def __init__(self, witness: Witness) -> None:
+        super().__init__(witness)
+        self.real = Store.open(self.directory / f"{len(self.opened)}.db", memory=True)
+        self.opened.append(self.real)
+
+    def rows(self, ids: Any) -> list[TaskRow]:
+        ids = list(ids)
+        mine, theirs = super().rows(ids), self.real.rows(ids)
+        self._compare({row.id: row for row in mine}, {row.id: row for row in theirs})
+        return theirs
+
+    def running(self) -> list[TaskRow]:
+        mine, theirs = super().running(), self.real.running()
+        self._compare({row.id: row for row in mine}, {row.id: row for row in theirs})
+        return theirs
+
+    def queues_waiting(self) -> list[str]:
+        queues = self.real.queues_waiting()
+        obey(queues == super().queues_waiting(), f"the store names the queues {queues}")
+        return queues
+
+    def next_id(self) -> int:
+        free = self.real.next_id()
+        obey(free == super().next_id(), f"the store says that {free} is the next id")
+        return free
+
+    def refill(self, queue: str | None, after: Key | None, n: int) -> tuple[list[TaskRow], bool]:
+        (mine, more), (rows, really_more) = super().refill(queue, after, n), self.real.refill(queue, after, n)
+        obey([row.id for row in mine] == [row.id for row in rows], f"the store refills {queue} by other rows")
+        obey(more == really_more, f"the store says {really_more} of more in {queue}")
+        return rows, more
+
+    def commit(self, saves: Sequence[cmd.Save], now_wall: int, *, full: bool = False) -> frozenset[int]:
+        assert not full
+        theirs = frozenset(self.real.commit(saves, now_wall))
+        mine = super().commit(saves, now_wall)
+        obey(mine == theirs, f"the store refused {sorted(theirs)}, the model {sorted(mine)}")
+        touched = list(dict.fromkeys(save.id for save in saves))
+        self.rows(touched)
+        for save in saves:
+            if isinstance(save, cmd.End) and save.id not in theirs:
+                self._compare_history(save.id)
+        counts: dict[str, int] = {}
+        for stored in self.tasks.values():
+            counts[stored.row.status] = counts.get(stored.row.status, 0) + 1
+        obey(self.real.counts() == counts, f"the store counts {self.real.counts()}, there are {counts}")
+        return theirs
+
+    def _compare(self, mine: dict[int, TaskRow], theirs: dict[int, TaskRow]) -> None:
+        obey(mine.keys() == theirs.keys(), f"the store has the tasks {sorted(theirs)}, not {sorted(mine)}")
+        for task_id, row in mine.items():
+            for field in FIELDS:
+                here, there = getattr(row, field), getattr(theirs[task_id], field)
+                obey(here == there, f"task {task_id}: {field} is {there!r} in the store, {here!r} by what was written")
+
+    def _compare_history(self, task_id: int) -> None:
+        stored = self.tasks[task_id]
+        outcomes = {attempt: outcome for attempt, outcome in stored.attempts.items() if outcome}
+        attempts = {one.attempt: one.outcome for one in self.real.attempts(task_id)}
+        obey(attempts == outcomes, f"task {task_id} has the attempts {attempts} in the store, not {outcomes}")
+        has_result = self.real.task(task_id).result is not None
+        obey(
+            has_result == (stored.row.status == SUCCEEDED), f"task {task_id} is {stored.row.status}; it has a result: {has_result}"
+        )
+
+
+class LoopStore:
+    """The store as the loop and the desk see it: now and then it is locked, or the disk is full."""
+
+    def __init__(self, shell: RealShell, store: RealStore) -> None:
+        self._shell = shell
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store if name in ("rows", "refill") else self._store.real, name)
+
+    def commit(self, saves: Sequence[cmd.Save], now_wall: int) -> list[int]:
+        shell = self._shell
+        if shell.chance("busy"):
+            raise StoreBusy("a guest writes")
+        if shell.chance("full") and any(isinstance(save, cmd.Insert) for save in saves):
+            raise StoreFull("no room")
+        return sorted(self._store.commit(saves, now_wall))
+
+
+class LoopEngine:
+    """The engine as the loop sees it, over the model engine."""
+
+    def __init__(self, shell: RealShell) -> None:
+        self._shell = shell
+        self._model = shell.engine
+        self._marks: list[Mark] = []
+
+    def collect(self) -> int:
+        self._model.collect()
+        self._deliver()
+        self._marks.append(self._model.mark())
+        return len(self._marks) - 1
+
+    def _deliver(self) -> None:
+        for event in self._shell.news():
+            self._shell.loop.deliver(event)
+
+    def committed(self, mark: int | None = None) -> None:
+        self._model.committed(self._marks[-1 if mark is None else mark])
+
+    def spawn(self, worker: int) -> None:
+        self._model.spawn(worker)
+        self._shell.peril("after a spawn")
+
+    def send(self, worker: int, jobs: Sequence[Job], limits: Sequence[Limits] = ()) -> None:
+        deadlines = {limit.n: limit.deadline_at for limit in limits}
+        now = self._shell.clock_now()
+        made = []
+        for job in jobs:
+            at = deadlines.get(job.n)
+            deadline = None if at is None else now.mono + (at - now.wall) * 1000
+            made.append(ModelJob(job.n, job.task_id, job.attempt, job.name, _options.decode(job.options), deadline))
+        self._model.send(worker, made)
+
+    def take_back(self, worker: int, above: int, running_ns: int = 0) -> None:
+        self._model.take_back(worker, above, running_ns)
+        self._deliver()  # its answer comes from within the call
+
+    def signal(self, worker: int, n: int, grace_s: float, why: str = "cancel") -> None:
+        self._model.signal(worker, n, grace_s, why)
+
+    def kill(self, worker: int, n: int, why: str) -> None:
+        self._model.kill(worker, n, why)
+
+    def progress(self) -> list[Any]:
+        return []
+
+
+class Inbox:
+    """The server as the desk and the loop see it: it keeps what clients are told."""
+
+    def __init__(self) -> None:
+        self.connections: dict[int, Connection] = {}
+        self.messages: list[wire.Answer] = []
+
+    def send(self, client: int, message: wire.Answer) -> None:
+        self.messages.append(message)
+
+
+class RealShell(Shell):
+    """A supervisor whose loop, desk and store are the real ones."""
+
+    living: ClassVar[RealShell | None] = None
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        RealShell.living = self
+        store = cast(RealStore, self._store)
+        self._inbox = Inbox()
+        front = cast(Store, LoopStore(self, store))
+        self._desk = Desk(front, self.scheduler, lambda: cast(Stats, None))
+        self._desk.server = cast(Server, self._inbox)
+        self.loop = Loop(
+            store=front,
+            engine=cast(Any, LoopEngine(self)),
+            scheduler=self.scheduler,
+            desk=self._desk,
+            server=cast(Server, self._inbox),
+            poller=cast(Poller, None),
+            clock=self._clock,
+            log=lambda line: None,
+        )
+        self.scheduler.handle = self._watched  # type: ignore[method-assign]
+        self._desk.on_stop = self._stopped
+        self._answers: list[cmd.Respond] = []
+        self._turned_at = self._clock.now()
+        self._awaited: set[int] = set()  # tasks whose end the client has not been told
+
+    # ---- what the parts ask for -------------------------------------------------------------------------------------
+
+    def clock_now(self) -> Instant:
+        return self._clock.now()
+
+    def news(self) -> list[ev.Event]:
+        return self._news()
+
+    def peril(self, where: str) -> None:
+        self._peril(where)
+
+    def chance(self, name: str) -> bool:
+        return not self._calm and self._random.random() < getattr(self._conditions, name)
+
+    def _watched(self, event: ev.Event, now: Instant) -> list[cmd.Command]:
+        self._turned_at = now
+        commands = self._handle(event, now)
+        self._laws.served += [self.scheduler.tasks[one.id].queue for one in commands if isinstance(one, cmd.Start)]
+        self._answers += [one for one in commands if isinstance(one, cmd.Respond)]
+        if isinstance(event, ev.Dispatch):
+            self.idle_turns = 0 if commands else self.idle_turns + 1
+        else:
+            self._peril("while it handles events")
+        return commands
+
+    # ---- what the world does ----------------------------------------------------------------------------------------
+
+    def deliver(self, event: ev.Event) -> None:
+        if isinstance(event, ev.Submitted):
+            self._ask(wire.Submit(event.seq, event.specs, resend=True))
+        else:
+            self.loop.deliver(event)
+
+    def cancel(self, ids: list[int], grace_s: float | None, *, force: bool) -> None:
+        self._ask(wire.Cancel(CANCEL, Filter(ids=tuple(ids)), "simulated", grace_s, force))
+
+    def retry(self, ids: list[int], *, force: bool) -> None:
+        if force:
+            self._laws.forced.update(ids)
+        self._ask(wire.Retry(RETRY, Filter(ids=tuple(ids)), force))
+
+    def stop(self, grace_s: float | None) -> None:
+        self._ask(wire.Stop(3, grace_s))
+
+    def _stopped(self, grace_s: float | None) -> None:
+        self._desk.refusal = wire.Refused(0, "pool_stopped", "the pool is stopping")
+        self.loop.deliver(ev.StopAsked(grace_s))
+
+    def _ask(self, request: wire.Request) -> None:
+        class Caller:
+            number = CLIENT
+
+        self._desk.on_request(cast(Connection, Caller), request)
+
+    def is_called(self, anyhow: bool = False) -> bool:
+        self.engine.collect()
+        return anyhow or bool(self.engine.news) or self.loop._timeout() == 0.0
+
+    def turn(self, first: Sequence[ev.Event] = ()) -> None:
+        for event in first:
+            self.loop.deliver(event)
+        if self.loop._stuck is None:
+            self._answers = []
+        self.loop.turn()
+        self._hear()
+        if self.loop._stuck is not None:
+            self._peril("while a turn is stuck")
+            return  # nothing new was decided, or it is not stored
+        if self.loop.ended:
+            raise Ended(self.loop.reason)
+        self._peril("after the turn")
+        refused = frozenset(task_id for event in self.loop._events if isinstance(event, ev.Dropped) for task_id in event.ids)
+        self._laws.turn(self.scheduler, self.engine, self._turned_at, refused)
+        self._judge_answers(self._answers, refused)
+
+    def _hear(self) -> None:
+        """The client hears: what is accepted is stored, what has settled has ended so, and nothing is told twice."""
+        messages, self._inbox.messages = self._inbox.messages, []
+        for message in messages:
+            match message:
+                case wire.Accepted():
+                    self.accepted.append(cmd.Accept(CLIENT, message.seq, message.ids))
+                    self._awaited.update(message.ids)
+                case wire.Refused():
+                    self.refused.append(message.seq)
+        for message in messages:
+            if isinstance(message, wire.Settled):
+                for outcome in message.outcomes:
+                    self._settled(outcome)
+
+    def _settled(self, outcome: wire.Outcome) -> None:
+        row = self._store.tasks[outcome.id].row
+        obey(outcome.id in self._awaited, f"the end of task {outcome.id} was told to nobody who waits, or twice")
+        self._awaited.discard(outcome.id)
+        obey(outcome.status in TERMINAL, f"task {outcome.id} was told to have ended {outcome.status}")
+        retried = {task_id for answer in self._answers if answer.seq == RETRY for task_id in answer.ids}
+        same = row.status == outcome.status or outcome.id in retried
+        obey(same, f"task {outcome.id} was told to be {outcome.status}; it is {row.status}")
+        obey((outcome.value is not None) == (outcome.status == SUCCEEDED), f"task {outcome.id} came without its value")
+
+    def farewell(self) -> None:
+        obey(not self._awaited, f"nobody was told how tasks {sorted(self._awaited)} ended")
+
+
+@contextmanager
+def real_parts(directory: Path) -> Iterator[type[RealStore]]:
+    """Let the loop die at fault points; close the stores in the end."""
+
+    def point(name: str) -> None:
+        assert name in faults.POINTS
+        if RealShell.living is not None:
+            RealShell.living.peril(name)
+
+    class Here(RealStore):
+        pass
+
+    Here.directory, Here.opened = directory, []
+    try:
+        with mock.patch.object(faults, "point", point):
+            yield Here
+    finally:
+        RealShell.living = None
+        for store in Here.opened:
+            store.close(clean=False)
