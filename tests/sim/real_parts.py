@@ -293,6 +293,8 @@ class RealShell(Shell):
             raise Ended(self.loop.reason)
         self._peril("after the turn")
         refused = frozenset(task_id for event in self.loop._events if isinstance(event, ev.Dropped) for task_id in event.ids)
+        stored = [task_id for task_id in refused if task_id in self._store.tasks]
+        obey(not stored, f"the store refused what was said of tasks {stored}")
         self._laws.turn(self.scheduler, self.engine, self._turned_at, refused)
         self._judge_answers(self._answers, refused)
 

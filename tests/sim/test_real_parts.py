@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from taskpool.testing import simulate
+from taskpool.testing.simulation.fates import LawBroken
 
+from .loop_faults import LOOP_FAULTS
 from .real_parts import RealShell, real_parts
 
+FAULT_SEEDS = 40
 SEEDS = int(os.environ.get("TASKPOOL_SIM_REAL_SEEDS", "50"))
 
 
@@ -21,6 +24,20 @@ def test_loop_desk_and_store_keep_every_promise(tmp_path: Path) -> None:
     with real_parts(tmp_path) as store:
         for seed in range(SEEDS):
             simulate(seed, shell=RealShell, store=store)
+
+
+@pytest.mark.parametrize("name", LOOP_FAULTS)
+def test_the_world_sees(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop or desk with this fault does not survive the seeds."""
+    LOOP_FAULTS[name](monkeypatch)
+    with real_parts(tmp_path) as store:
+        for seed in range(FAULT_SEEDS):
+            try:
+                simulate(seed, shell=RealShell, store=store)
+            except LawBroken as broken:
+                print(f"seed {seed}: {str(broken).splitlines()[0]}")
+                return
+    pytest.fail(f"{FAULT_SEEDS} seeds did not show that {name.replace('_', ' ')}")
 
 
 def test_a_few_seeds_for_every_interpreter(tmp_path: Path) -> None:

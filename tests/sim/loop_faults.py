@@ -1,0 +1,93 @@
+"""Faults to plant into the supervisor's loop and desk, which the world with the real parts must see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from taskpool.core import commands as cmd
+from taskpool.supervisor.desk import Desk
+from taskpool.supervisor.loop import Loop
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+LOOP_FAULTS: dict[str, Plant] = {}
+
+
+def fault(plant: Plant) -> Plant:
+    """Register a fault under its name."""
+    LOOP_FAULTS[plant.__name__] = plant
+    return plant
+
+
+def _before(patch: pytest.MonkeyPatch, owner: Any, name: str, first: Callable[..., None]) -> None:
+    """Do something before each call of owner.name."""
+    original = getattr(owner, name)
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        first(*args, **kwargs)
+        return original(*args, **kwargs)
+
+    patch.setattr(owner, name, wrapped)
+
+
+@fault
+def what_was_started_is_sent_before_it_is_stored(patch: pytest.MonkeyPatch) -> None:
+    def send_early(self: Loop, turn: Any) -> None:
+        self._send(turn.starts)
+        turn.starts = []
+
+    _before(patch, Loop, "_is_stored", send_early)
+
+
+@fault
+def clients_are_answered_before_it_is_stored(patch: pytest.MonkeyPatch) -> None:
+    def answer_early(self: Loop, turn: Any) -> None:
+        for act in [act for act in turn.acts if isinstance(act, cmd.Accept)]:
+            self._act(act, turn)
+            turn.acts.remove(act)
+
+    _before(patch, Loop, "_is_stored", answer_early)
+
+
+@fault
+def records_are_freed_before_they_are_stored(patch: pytest.MonkeyPatch) -> None:
+    _before(patch, Loop, "_is_stored", lambda self, turn: self._engine.committed(turn.mark))
+
+
+@fault
+def what_is_asked_while_a_turn_is_stuck_is_not_kept_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Desk, "hold", lambda self, why: None)
+
+
+@fault
+def a_turn_that_was_stuck_is_dropped(patch: pytest.MonkeyPatch) -> None:
+    def forget(self: Loop, stuck: Any) -> bool:
+        self._stuck = None
+        self._desk.release()
+        return True
+
+    patch.setattr(Loop, "_try_again", forget)
+
+
+@fault
+def nobody_is_told_of_tasks_that_ended_while_they_waited(patch: pytest.MonkeyPatch) -> None:
+    original = Desk.settle
+
+    def settle(self: Desk, ended: list[Any]) -> None:
+        original(self, [end for end in ended if isinstance(end, cmd.End)])
+
+    patch.setattr(Desk, "settle", settle)
+
+
+@fault
+def the_scheduler_does_not_hear_what_was_refused(patch: pytest.MonkeyPatch) -> None:
+    original = Loop._follow
+
+    def follow(self: Loop, turn: Any) -> None:
+        before = len(self._events)
+        original(self, turn)
+        self._events[before:] = [event for event in self._events[before:] if type(event).__name__ != "Dropped"]
+
+    patch.setattr(Loop, "_follow", follow)
