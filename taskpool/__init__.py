@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from taskpool.errors import TaskPanicked as TaskPanicked
     from taskpool.model import Attempt as Attempt
     from taskpool.model import Controller as Controller
+    from taskpool.model import Explanation as Explanation
     from taskpool.model import Filter as Filter
     from taskpool.model import Progress as Progress
+    from taskpool.model import Queue as Queue
+    from taskpool.model import QueueState as QueueState
+    from taskpool.model import Reason as Reason
     from taskpool.model import RetryPolicy as RetryPolicy
     from taskpool.model import Stats as Stats
     from taskpool.model import Status as Status
@@ -44,9 +48,13 @@ _PLACES = {
     "Attempt": "taskpool.model",
     "Client": "taskpool.doors.client",
     "Controller": "taskpool.model",
+    "Explanation": "taskpool.model",
     "Filter": "taskpool.model",
     "Pool": "taskpool.doors.pool",
     "Progress": "taskpool.model",
+    "Queue": "taskpool.model",
+    "QueueState": "taskpool.model",
+    "Reason": "taskpool.model",
     "Registry": "taskpool.core.registry",
     "RetryPolicy": "taskpool.model",
     "Settings": "taskpool.config",
@@ -68,10 +76,11 @@ _PLACES = {
 } | dict.fromkeys(
     (
         "AlreadyExists", "ArgCountError", "ArgTypeError", "BatchConflict", "Cancelled", "DuplicateHandler", "HandlerNotFound",
-        "IllegalTransition", "InternalError", "InvalidHandler", "InvalidPayload", "InvalidSettings", "InvalidTask", "MissingGuard",
-        "NoServer", "NonRetryableError", "NotCancellable", "NotFound", "PoolStopped", "QueueFull", "RetryableError", "Snooze",
-        "SoftTimeout", "StaleVersion", "StoreCorrupt", "StoreError", "StoreLocked", "StoreTooNew", "StoreUnusable", "TaskCancelled",
-        "TaskFailed", "TaskInterrupted", "TaskMemory", "TaskPanicked", "TaskTimeout", "TaskpoolError",
+        "IllegalTransition", "InternalError", "InvalidHandler", "InvalidPayload", "InvalidQueueName", "InvalidSettings",
+        "InvalidTask", "MissingGuard", "NoServer", "NonRetryableError", "NotCancellable", "NotFound", "PoolStopped",
+        "QueueConfigConflict", "QueueFull", "QueueNotRegistered", "RetryableError", "Snooze", "SoftTimeout", "StaleVersion",
+        "StoreCorrupt", "StoreError", "StoreLocked", "StoreTooNew", "StoreUnusable", "TaskCancelled", "TaskFailed",
+        "TaskInterrupted", "TaskMemory", "TaskPanicked", "TaskTimeout", "TaskpoolError",
     ),
     "taskpool.errors",
 )  # fmt: skip

@@ -12,10 +12,13 @@ Exception
 │   ├── HandlerNotFound            no handler of that name
 │   ├── DuplicateHandler           that name is taken by another function
 │   ├── InvalidTask                an option of the task makes no sense
+│   │   └── InvalidQueueName       not a name that a queue can have
 │   ├── InvalidPayload             an argument or result cannot be encoded
 │   ├── InvalidHandler             not something that can run as a task
 │   ├── BatchConflict              the batch was begun with other work
 │   ├── QueueFull                  no more may wait
+│   ├── QueueConfigConflict        that queue is registered with other settings
+│   ├── QueueNotRegistered         no such queue
 │   ├── ArgCountError              arguments missing or too many
 │   ├── ArgTypeError               an argument of the wrong type
 │   ├── InternalError              a bug of ours, with what is known of it
@@ -135,6 +138,12 @@ class InvalidTask(TaskpoolError):
     code = "invalid_task"
 
 
+class InvalidQueueName(InvalidTask):
+    """A queue's name is 1 to 100 printable characters, without space at either end."""
+
+    code = "invalid_queue_name"
+
+
 class InvalidPayload(TaskpoolError):
     """An argument or a result cannot be encoded; the message names it."""
 
@@ -157,6 +166,18 @@ class QueueFull(TaskpoolError):
     """The backlog is at its limit; wait, or raise `max_backlog`."""
 
     code = "queue_full"
+
+
+class QueueConfigConflict(TaskpoolError):
+    """The queue is registered with other settings, shown beside yours; `replace=True` changes them."""
+
+    code = "queue_config_conflict"
+
+
+class QueueNotRegistered(TaskpoolError):
+    """There is no such queue: nobody registered it, and it never had a task."""
+
+    code = "queue_not_registered"
 
 
 class ArgCountError(TaskpoolError, TypeError):

@@ -142,6 +142,58 @@ class TaskSpec(msgspec.Struct, array_like=True, gc=False):
     item: int | None = None
 
 
+class Queue(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A named line with limits of its own; None: no limit. Register it with `pool.register_queue`.
+
+    concurrency: how many of its tasks may be with workers at once; max_retry: further attempts of tasks that say nothing of their
+    own; retry_delay: seconds before each of those (None: doubling from 10 s); buffer_size: waiting tasks held in memory;
+    max_backlog: tasks that may wait at all, beyond which a submit raises QueueFull; paused: it begins paused.
+    """
+
+    name: str
+    concurrency: int | None = None
+    max_retry: int | None = None
+    retry_delay: float | None = None
+    buffer_size: int | None = None
+    max_backlog: int | None = None
+    paused: bool = False
+
+
+class QueueState(msgspec.Struct, frozen=True):
+    """A queue as it stands. registered: somebody said its config (else that has no limits); counts: its tasks by status."""
+
+    name: str
+    config: Queue
+    registered: bool
+    paused: bool
+    counts: dict[str, int] = {}
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """One thing that a task waits for (or why it does not): a code for programs, a detail in words."""
+
+    code: str
+    detail: str
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Why a task stands where it stands: one sentence, and the facts behind it, the weightiest first."""
+
+    id: int
+    status: str
+    sentence: str
+    reasons: tuple[Reason, ...] = ()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether something may still happen to the task by itself."""
+        return not Status(self.status).is_terminal
+
+    def __str__(self) -> str:
+        """Return the sentence."""
+        return self.sentence
+
+
 class Progress(msgspec.Struct, array_like=True, frozen=True):
     """How far a handler says it is. done and total in units of its own; total 0 means unknown."""
 

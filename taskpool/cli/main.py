@@ -24,12 +24,16 @@ VERBS = {
     "ls": "List tasks, newest first.",
     "status": "One screen: counts, workers, rate.",
     "show": "All that is known of one task: attempts, times, error.",
+    "explain": "Say what a task waits for.",
     "result": "Print what a task returned.",
     "log": "Print what tasks printed.",
     "follow": "Watch a task until it ends; its exit status is yours.",
     "wait": "Wait for tasks to end.",
     "cancel": "Stop tasks, or keep them from starting.",
     "retry": "Give ended tasks another round.",
+    "queues": "Show the queues: limits, what waits, what runs.",
+    "pause": "Start nothing more of queues.",
+    "resume": "Let paused queues go on.",
     "help": "Say all about a verb.",
 }
 
@@ -77,7 +81,8 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 def program() -> None:
     """Run CPU-heavy tasks that survive: one SQLite file, one supervisor, many workers.
 
-    Reading verbs (ls, show, status, result, log) need no server. TASKS is 42, 40-57, 1,3,5-8, last, all, a uuid, or filters.
+    Reading verbs (ls, show, explain, status, queues, result, log) need no server. TASKS is 42, 40-57, 1,3,5-8, last, all, a uuid,
+    or filters.
     """
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from taskpool.cli.labels import label
 from taskpool.cli.quantity import US, rfc3339
-from taskpool.model import Attempt, Progress, Stats, Task, TaskError
+from taskpool.model import Attempt, Progress, QueueState, Stats, Task, TaskError
 
 
 class ErrorDoc(msgspec.Struct):
@@ -197,6 +197,44 @@ class BulkDoc(msgspec.Struct):
     schema: str = "taskpool.bulk/1"
 
 
+class QueueDoc(msgspec.Struct):
+    """One queue; registered: its limits were said, else there are none. counts: tasks by status."""
+
+    name: str
+    registered: bool
+    paused: bool
+    counts: dict[str, int]
+    concurrency: int | None
+    max_retry: int | None
+    retry_delay_s: float | None
+    buffer_size: int | None
+    max_backlog: int | None
+
+
+class QueuesDoc(msgspec.Struct):
+    """Queues, by name."""
+
+    items: list[QueueDoc]
+    schema: str = "taskpool.queues/1"
+
+
+class ReasonDoc(msgspec.Struct):
+    """One thing that a task waits for. code: time, snooze, retry, paused, queue limit, worker, server, deadline, expires, …"""
+
+    code: str
+    detail: str
+
+
+class ExplainDoc(msgspec.Struct):
+    """Why a task stands where it stands."""
+
+    id: int
+    status: str
+    sentence: str
+    reasons: list[ReasonDoc]
+    schema: str = "taskpool.explain/1"
+
+
 class ProgressLine(msgspec.Struct):
     """A running task's progress, a line of follow."""
 
@@ -317,6 +355,22 @@ def task_doc(task: Task, *, nested: bool = False) -> TaskDoc:
         finished_at=rfc3339(task.finished_at),
         cancel_requested_at=rfc3339(task.cancel_requested_at),
         updated_at=rfc3339(task.updated_at),
+    )
+
+
+def queue_doc(state: QueueState) -> QueueDoc:
+    """Return a queue for programs."""
+    config = state.config
+    return QueueDoc(
+        name=state.name,
+        registered=state.registered,
+        paused=state.paused,
+        counts=state.counts,
+        concurrency=config.concurrency,
+        max_retry=config.max_retry,
+        retry_delay_s=config.retry_delay,
+        buffer_size=config.buffer_size,
+        max_backlog=config.max_backlog,
     )
 
 

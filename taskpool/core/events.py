@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from taskpool.model import Options, TaskError, TaskSpec
+from taskpool.model import Options, Queue, TaskError, TaskSpec
 from taskpool.wire.messages import Checkpointed, Report
 
 
@@ -35,6 +35,14 @@ class TaskRow(msgspec.Struct, gc=False):
     n: int = 0  # number in the worker's mailbox while running
     # Stored again:
     begun: bool = False  # a body of it began, though the counts of this round do not show it
+    # A mark again:
+    rules: Queue | None = None  # its queue's, while it runs; None if that has none
+
+
+class QueueSet(msgspec.Struct, tag=True):
+    """A queue's limits, or whether it is paused, are stored; paused: as it is now. Comes before all else after a start."""
+
+    queue: Queue
 
 
 class Opened(msgspec.Struct, tag=True):
@@ -171,6 +179,7 @@ class StopAsked(msgspec.Struct, tag=True):
 
 Event = (
     Opened
+    | QueueSet
     | Recovered
     | Submitted
     | Reported

@@ -9,7 +9,7 @@ import math
 from typing import Final
 
 from taskpool.clock import US
-from taskpool.model import Options, RetryPolicy, TaskError
+from taskpool.model import Options, Queue, RetryPolicy, TaskError
 
 # Another attempt would meet the same fate, or nobody wants it: only a retry by hand brings such a task back.
 NEVER_RETRIED: Final = frozenset(
@@ -45,13 +45,15 @@ def should_retry(policy: RetryPolicy, error: TaskError, attempt: int) -> bool:
     return error.kind not in policy.non_retryable_error_kinds
 
 
-def max_attempts(options: Options) -> int:
-    """Return how many charged attempts the task may have (0: any number): its own, else its policy's, else 1."""
+def max_attempts(options: Options, queue: Queue | None = None) -> int:
+    """Return how many charged attempts the task may have (0: any number): its own, its policy's, one and its queue's retries, 1."""
     if options.at_most_once:
         return 1
     if options.max_attempts is not None:
         return max(1, options.max_attempts)
-    return options.retry.maximum_attempts if options.retry is not None else 1
+    if options.retry is not None:
+        return options.retry.maximum_attempts
+    return 1 + queue.max_retry if queue is not None and queue.max_retry is not None else 1
 
 
 def jittered(delay_s: float, fraction: float, uid: bytes | int, attempt: int) -> float:
@@ -65,33 +67,37 @@ def jittered(delay_s: float, fraction: float, uid: bytes | int, attempt: int) ->
     return delay_s * (1.0 - min(fraction, 1.0) * int.from_bytes(digest, "little") / 2**64)
 
 
-def delay_after(options: Options, error: TaskError, charged: int, uid: bytes | int) -> float:
-    """Return the seconds between a failure and the next attempt: what the handler asked for, else by policy, else doubling."""
+def delay_after(options: Options, error: TaskError, charged: int, uid: bytes | int, queue: Queue | None = None) -> float:
+    """Return the seconds until the next attempt: what the handler asked for, by its policy, by its queue, or doubling."""
     if error.backoff_s is not None:
         # min and max pass NaN through by the order of their arguments: written so that NaN becomes 0.
         return min(max(0.0, error.backoff_s), BACKOFF_S_MAX)
     if options.retry is None:
+        if queue is not None and queue.retry_delay is not None:
+            return queue.retry_delay
         return min(2.0 ** min(charged, 62) * DELAY_S_BASE, DELAY_S_MAX)
     return min(jittered(next_delay(options.retry, charged), options.retry.jitter, uid, charged), BACKOFF_S_MAX)
 
 
-def after_failure(options: Options, error: TaskError, charged: int, crashes: int, uid: bytes | int, now_wall: int) -> int | None:
+def after_failure(
+    options: Options, error: TaskError, charged: int, crashes: int, uid: bytes | int, now_wall: int, queue: Queue | None = None
+) -> int | None:
     """Return when a failed task is due again (wall µs), None when the failure is final, or LATE (falsy too).
 
     LATE: another attempt is warranted but could only start at or after `deadline_at`; the task ends with `past_deadline(error)`.
-    charged and crashes include this failure; uid is whatever names the task for ever.
+    charged and crashes include this failure; uid is whatever names the task for ever; queue: its queue's rules, if it has any.
     """
     if options.at_most_once or error.kind in NEVER_RETRIED:
         return None
     if error.kind == "panic" and crashes >= options.crash_limit:
         return None
     policy = options.retry or _BARE
-    limit = max_attempts(options)
+    limit = max_attempts(options, queue)
     if limit != policy.maximum_attempts:
         policy = RetryPolicy(maximum_attempts=limit, non_retryable_error_kinds=policy.non_retryable_error_kinds)
     if not should_retry(policy, error, charged):
         return None
-    due = now_wall + round(delay_after(options, error, charged, uid) * US)
+    due = now_wall + round(delay_after(options, error, charged, uid, queue) * US)
     if options.deadline_at is not None and due >= options.deadline_at:
         return LATE
     return due

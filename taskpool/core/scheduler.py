@@ -32,7 +32,8 @@ from taskpool.core.events import TaskRow
 from taskpool.core.lifecycle import PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.line import LINE_MAX, Key, Line
 from taskpool.core.mailbox import DEPTH_MAX, Durations, Mailbox
-from taskpool.model import TaskError
+from taskpool.core.queues import has_rules
+from taskpool.model import Queue, TaskError
 
 CANCEL_GRACE_S = 5.0
 BOOT_FAILURES_MAX = 5  # workers that die before they are ready …
@@ -57,6 +58,10 @@ class Scheduler:
         self.grace_s = grace_s
         self.tasks: dict[int, TaskRow] = {}  # all that run, and those that wait before their line's mark
         self.ready: dict[str, Line] = {}
+        self.queues: dict[str, Queue] = {}  # those with rules or paused; costs nothing while there are none
+        self._room: dict[
+            str, int
+        ] = {}  # queue → how many more of its tasks workers may be given in this turn; those that are bound
         self.delayed = Line(cap=line_max, stored=True)
         self.workers: dict[int, Mailbox] = {}
         self.durations = Durations()
@@ -119,6 +124,8 @@ class Scheduler:
                 self._on_dropped(event)
             case ev.Opened():
                 self._on_opened(event)
+            case ev.QueueSet():
+                self._on_queue_set(event)
             case ev.StopAsked():
                 self._on_stop(event, now)
             case _:
@@ -153,7 +160,22 @@ class Scheduler:
     def _on_opened(self, event: ev.Opened) -> None:
         self.next_id = event.next_id
         for queue in event.queues:
-            self.ready[queue] = Line(cap=self.line_max, stored=True)
+            self.ready[queue] = Line(cap=self._cap(queue), stored=True)
+
+    def _on_queue_set(self, event: ev.QueueSet) -> None:
+        queue = event.queue
+        if has_rules(queue):
+            self.queues[queue.name] = queue
+        else:
+            self.queues.pop(queue.name, None)
+        line = self.ready.get(queue.name)
+        if line is not None:
+            line.cap = self._cap(queue.name)
+
+    def _cap(self, name: str) -> int:
+        """Return how many waiting rows of a queue are held in memory."""
+        queue = self.queues.get(name)
+        return self.line_max if queue is None or queue.buffer_size is None else min(self.line_max, queue.buffer_size)
 
     def _on_submitted(self, event: ev.Submitted, now: Instant) -> None:
         out, wall = self._out, now.wall
@@ -175,7 +197,7 @@ class Scheduler:
         if row.status == QUEUED:
             line = self.ready.get(row.queue)
             if line is None:
-                line = self.ready[row.queue] = Line(cap=self.line_max)
+                line = self.ready[row.queue] = Line(cap=self._cap(row.queue))
             kept = line.offer((row.rank, row.scheduled_at, row.id))
         else:
             line = self.delayed
@@ -309,6 +331,7 @@ class Scheduler:
 
     def _on_recovered(self, event: ev.Recovered, now: Instant) -> None:
         row, report = event.row, event.report
+        row.rules = self.queues.get(row.queue)
         if report is not None and report.attempt == row.attempt and report.task_id == row.id:
             # A Cancelled that no stored cancel asked for: the dead owner was stopping the pool.
             self._out.append(settle.reported(row, report, 0, "", now, stopping=True))
@@ -320,7 +343,7 @@ class Scheduler:
         if row.status in TERMINAL:
             self.finished += 1
         elif row.status == QUEUED and row.queue not in self.ready:
-            self.ready[row.queue] = Line(cap=self.line_max, stored=True)  # nothing waited in it when the store was opened
+            self.ready[row.queue] = Line(cap=self._cap(row.queue), stored=True)  # nothing waited in it when the store was opened
 
     # ---- cancel, retry, stop ----------------------------------------------------------------------------------------
 
@@ -442,7 +465,7 @@ class Scheduler:
                 continue
             line = self.ready.get(row.queue)
             if line is None:
-                line = self.ready[row.queue] = Line(cap=self.line_max)
+                line = self.ready[row.queue] = Line(cap=self._cap(row.queue))
             if line.offer((row.rank, row.scheduled_at, row.id)):
                 self._due.append(row)
             else:
@@ -462,7 +485,9 @@ class Scheduler:
                         break
 
     def _fill(self, now: Instant) -> None:
-        waiting = sum(map(len, self.ready.values()))
+        if self.queues or self._room:
+            self._measure_room()
+        waiting = self._count_startable()
         if not waiting:
             return
         boxes = [box for box in self.workers.values() if box.takes_work()]
@@ -475,7 +500,7 @@ class Scheduler:
                 self._start(box, row, self.durations.expected(row.name), now)
         if self.depth_max == 1:
             return
-        waiting = sum(map(len, self.ready.values()))
+        waiting = self._count_startable()
         quota = min(self.depth_max, -(-waiting // max(1, len(boxes))) + 1)
         for box in boxes:
             if len(box.sent) * 2 > self.depth_max:
@@ -490,15 +515,39 @@ class Scheduler:
                     break
                 self._start(box, row, expected, now)
 
+    def _measure_room(self) -> None:
+        """See how many more tasks each bound queue may have with workers: by what they hold, so that no counter can be wrong."""
+        self._room = room = {}
+        for name, queue in self.queues.items():
+            if queue.paused:
+                room[name] = 0
+            elif queue.concurrency is not None:
+                room[name] = queue.concurrency
+        if room:
+            for box in self.workers.values():
+                for row in box.sent.values():
+                    if row.queue in room:
+                        room[row.queue] -= 1
+
+    def _count_startable(self) -> int:
+        """Return how many keys stand in lines, up to what their queues may start."""
+        room = self._room
+        if not room:
+            return sum(map(len, self.ready.values()))
+        return sum(max(0, min(len(line), room.get(name, len(line)))) for name, line in self.ready.items())
+
     def _pop_ready(self, now: Instant) -> TaskRow | None:
         """Take the next task, serving the queues in turn; inside a queue strictly in order."""
-        lines = self.ready
-        if len(lines) == 1:
+        lines, room = self.ready, self._room
+        if len(lines) == 1 and not room:
             for line in lines.values():
                 return self._pop_line(line, now)
         names = list(lines)
         for step in range(len(names)):
-            row = self._pop_line(lines[names[(self._turn + step) % len(names)]], now)
+            name = names[(self._turn + step) % len(names)]
+            if room and room.get(name, 1) <= 0:
+                continue  # paused, or at its limit: the others pass
+            row = self._pop_line(lines[name], now)
             if row is not None:
                 self._turn = (self._turn + step + 1) % len(names)
                 return row
@@ -528,6 +577,10 @@ class Scheduler:
         row.version += 1
         row.status = RUNNING
         row.started_at = now.wall
+        if self.queues:
+            row.rules = self.queues.get(row.queue)
+            if row.queue in self._room:
+                self._room[row.queue] -= 1
 
     def _spawn(self, now: Instant) -> None:
         if now.mono < self._spawn_after or self._halted:
@@ -590,7 +643,7 @@ class Scheduler:
         for queue, line in self.ready.items():
             if line.wants_refill():
                 line.refilling = True
-                self._out.append(Refill(queue, line.mark, self.line_max // 2))
+                self._out.append(Refill(queue, line.mark, max(1, line.cap // 2)))
         if self.delayed.wants_refill():
             self.delayed.refilling = True
             self._out.append(Refill(None, self.delayed.mark, self.line_max // 2))
@@ -642,8 +695,9 @@ class Scheduler:
             else:
                 line, key = self._place(row)
                 assert key in keys[line], f"task {row.id} ({row.status}) is not in its line"
-            limit = retry.max_attempts(row.options)
+            limit = retry.max_attempts(row.options, self.queues.get(row.queue))
             assert limit <= 0 or row.charged <= limit, f"task {row.id} was charged {row.charged} of {limit} attempts"
             assert row.charged <= row.attempt, f"task {row.id} was charged more often than it was tried"
+            assert row.rules is None or row.rules.name == row.queue, f"task {row.id} has the rules of another queue"
         active = sum(box.active and not box.leaving for box in self.workers.values())
         assert active <= self.size, f"{active} workers take part; the pool has {self.size}"

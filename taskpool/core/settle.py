@@ -116,7 +116,7 @@ def failed(row: TaskRow, closed: Closed, error: TaskError, now: Instant) -> End:
     """An attempt is charged: try again by policy, or give up."""
     row.charged += 1
     closed.error = error
-    due = retry.after_failure(row.options, error, row.charged, row.crashes, row.id, now.wall)
+    due = retry.after_failure(row.options, error, row.charged, row.crashes, row.id, now.wall, row.rules)
     if due:
         closed.outcome = "retrying"
         return _end(row, RETRYING, now, closed, error=error, scheduled_at=due)

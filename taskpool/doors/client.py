@@ -19,7 +19,7 @@ import msgspec
 from taskpool.config import socket_path, store_path
 from taskpool.doors.options import NOTHING_SAID, Said, TaskOptions
 from taskpool.errors import InvalidTask, NoServer, PoolStopped
-from taskpool.model import Attempt, Filter, Stats, Status, Task
+from taskpool.model import Attempt, Explanation, Filter, Queue, QueueState, Stats, Status, Task
 from taskpool.wire import messages as wire
 from taskpool.wire.messages import News
 
@@ -44,6 +44,17 @@ class Bulk(NamedTuple):
 
     ids: list[int]
     refused: list[int]
+
+
+class QueueSettings(TypedDict, total=False):
+    """What a queue may be told: the fields of Queue."""
+
+    concurrency: int | None
+    max_retry: int | None
+    retry_delay: float | None
+    buffer_size: int | None
+    max_backlog: int | None
+    paused: bool
 
 
 class Plan:
@@ -297,6 +308,50 @@ class Client(Submitter):
         self._link.follow(callback)
         self._link.request(lambda seq: wire.Follow(seq, wanted))
         return lambda: self._link.unfollow(callback)
+
+    def queues(self) -> Sequence[QueueState]:
+        """Return all queues, by name: settings, whether they are paused, how many tasks they have in which status."""
+        return self._link.request(wire.GetQueues).queues or ()
+
+    def explain(self, task_id: int) -> Explanation:
+        """Say why a task stands where it stands: what it waits for, in words. NotFound."""
+        reply = self._link.request(lambda seq: wire.Explain(seq, task_id))
+        assert reply.explanation is not None
+        return reply.explanation
+
+    # ---- queues -------------------------------------------------------------------------------------------------------
+
+    def register_queue(self, queue: Queue, /, *, replace: bool = False) -> QueueState:
+        """Store a queue's settings, which hold from now on for every owner of the store. The same again changes nothing.
+
+        Raises QueueConfigConflict if it has other settings (replace: these take their place), InvalidQueueName, InvalidTask.
+        """
+        from taskpool.core.queues import check
+
+        checked = check(queue)
+        reply = self._link.request(lambda seq: wire.RegisterQueue(seq, checked, replace))
+        return next(state for state in reply.queues or () if state.name == queue.name)
+
+    def queue(self, name: str, /, **settings: Unpack[QueueSettings]) -> Submitter:
+        """Return a view of this pool whose tasks go to a queue, which is registered if any setting is given.
+
+        Raises what `register_queue` does.
+        """
+        view = self.options(queue=name)
+        if settings:
+            self.register_queue(Queue(name, **settings))
+        return view
+
+    def pause(self, *names: str) -> Sequence[QueueState]:
+        """Start nothing more of these queues (none named: of all there are) until they are resumed; what runs goes on.
+
+        It is stored: a queue stays paused when the pool is stopped and opened again. Raises QueueNotRegistered.
+        """
+        return self._link.request(lambda seq: wire.PauseQueues(seq, list(names), True)).queues or ()
+
+    def resume(self, *names: str) -> Sequence[QueueState]:
+        """Let paused queues go on (none named: all). Raises QueueNotRegistered."""
+        return self._link.request(lambda seq: wire.PauseQueues(seq, list(names), False)).queues or ()
 
     # ---- changing -----------------------------------------------------------------------------------------------------
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from taskpool import errors
 from taskpool.errors import TaskFailed, TaskpoolError
-from taskpool.model import Attempt, Codec, Filter, Progress, Status, Task, TaskError
+from taskpool.model import Attempt, Codec, Explanation, Filter, Progress, Status, Task, TaskError
 from taskpool.wire.codec import decode_result, loads
 from taskpool.wire.description import Description
-from taskpool.wire.messages import Cancel, Get, GetAttempts, Outcome, Retry
+from taskpool.wire.messages import Cancel, Explain, Get, GetAttempts, Outcome, Retry
 
 if TYPE_CHECKING:
     from taskpool.doors.link import Link
@@ -210,6 +210,12 @@ class TaskFuture(Future[R]):
     def logs(self) -> str:
         """Return the end of what each attempt printed, oldest first."""
         return "".join(attempt.output for attempt in self.attempts)
+
+    def explain(self) -> Explanation:
+        """Say why the task stands where it stands: what it waits for, in words."""
+        reply = self._link.request(lambda seq: Explain(seq, self.id))
+        assert reply.explanation is not None
+        return reply.explanation
 
     def cancel(self, *, grace: float | None = None, force: bool = False, reason: str = "") -> bool:
         """Cancel the task, also while it runs. Return whether that was accepted: False if it had ended.

@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 from typing import Any, TypedDict
 
 from taskpool.clock import US
+from taskpool.core.queues import check_name
 from taskpool.errors import InvalidTask
 from taskpool.model import OnInterrupt, Options, RetryPolicy, encode
 from taskpool.wire.messages import HandlerOptions
 
-QUEUE_LENGTH_MAX = 100
 PRIORITY_MAX = 2**31 - 1
 TAGS_MAX = 64
 TAG_LENGTH_MAX = 200
@@ -194,9 +194,7 @@ def _check_together(values: Mapping[str, Any]) -> None:
 
 
 def _queue(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= QUEUE_LENGTH_MAX or not value.isprintable() or value != value.strip():
-        raise InvalidTask(f"{name} must be a name of 1 to {QUEUE_LENGTH_MAX} printable characters: {value!r:.120}")
-    return value
+    return check_name(value)
 
 
 def _whole(least: int, most: int) -> Any:

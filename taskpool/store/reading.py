@@ -11,10 +11,15 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
+
+from taskpool.core import waiting
 from taskpool.core.events import TaskRow
 from taskpool.core.lifecycle import MOVES
+from taskpool.core.queues import has_rules
+from taskpool.core.retry import max_attempts
 from taskpool.errors import InvalidTask, NotFound
-from taskpool.model import Attempt, Codec, Filter, Task
+from taskpool.model import Attempt, Codec, Explanation, Filter, Queue, QueueState, Task
 from taskpool.store import records
 from taskpool.store.conditions import in_our_words
 from taskpool.store.connection import connect_reader, pragmas
@@ -65,7 +70,7 @@ class Reading:
     def task(self, task_id: int) -> Task:
         """Return the whole record of a task; NotFound."""
         for row in self._read(f"SELECT {records.TASK} FROM {records.TASK_FROM} WHERE task.id = ?", (task_id,)):
-            return records.task(row)
+            return self._with_rules([records.task(row)])[0]
         raise NotFound(f"there is no task {task_id} in {self.path}")
 
     def attempts(self, task_id: int) -> list[Attempt]:
@@ -89,7 +94,7 @@ class Reading:
         """
         ids = self._matching(wanted or Filter(), limit, before)
         found = self._read(f"SELECT {records.LISTED} {_WANTED} LEFT JOIN progress ON progress.task_id = task.id", (_json(ids),))
-        return [records.listed(row) for row in found]
+        return self._with_rules([records.listed(row) for row in found])
 
     def match(self, wanted: Filter, limit: int = 1_000_000) -> list[int]:
         """Return the ids of up to `limit` tasks that match, newest first."""
@@ -151,6 +156,58 @@ class Reading:
             return False
         counts = self.counts()
         return sum(counts.get(status, 0) for status in statuses) * FEW < sum(counts.values())
+
+    # ---- queues -----------------------------------------------------------------------------------------------------
+
+    def queues(self) -> list[QueueState]:
+        """Return the queues that were registered or paused, or ever had a task, by name."""
+        rows, counts = self._queue_rows(), self.counts_by_queue()
+        names = {*rows, *(queue for (queue,) in self._read("SELECT DISTINCT queue FROM tally"))}
+        states = {name: rows.get(name) or records.queue_state(name, None, {}) for name in names}
+        return [msgspec.structs.replace(states[name], counts=counts.get(name, {})) for name in sorted(names)]
+
+    def queue_rules(self) -> list[Queue]:
+        """Return the queues that differ from one nobody registered, `paused` as it is now."""
+        rules = [msgspec.structs.replace(state.config, paused=state.paused) for state in self._queue_rows().values()]
+        return [queue for queue in rules if has_rules(queue)]
+
+    def _queue_rows(self) -> dict[str, QueueState]:
+        """Return name → queue for those that have a row, without counts."""
+        found = self._read("SELECT name, config, paused FROM queue")
+        return {name: records.queue_state(name, row, {}) for name, *row in found}
+
+    def _running_by_queue(self) -> dict[str, int]:
+        return dict(self._read("SELECT queue, n FROM tally WHERE status = 'running'"))
+
+    def _with_rules(self, tasks: list[Task]) -> list[Task]:
+        """Say of tasks what lies in their queues: why they wait, and how often they are tried."""
+        rules = {queue.name: queue for queue in self.queue_rules()}
+        running = self._running_by_queue() if rules else {}
+        known = []
+        for task in tasks:
+            queue = rules.get(task.queue)
+            reason = waiting.reason(task.status, task.snoozes, queue, running.get(task.queue, 0))
+            limit = max_attempts(task.options, queue) if queue is not None else task.max_attempts
+            changed = reason is not None or limit != task.max_attempts
+            known.append(msgspec.structs.replace(task, wait_reason=reason, max_attempts=limit) if changed else task)
+        return known
+
+    def explain(self, task_id: int, now_wall: int) -> Explanation:
+        """Return why a task stands where it stands, in words. NotFound."""
+        task = self.task(task_id)
+        queue = next((queue for queue in self.queue_rules() if queue.name == task.queue), Queue(task.queue))
+        holders = self._read(
+            "SELECT id FROM task INDEXED BY task_running WHERE status = 'running' AND queue = ? ORDER BY id LIMIT ?",
+            (task.queue, waiting.HOLDERS_MAX),
+        )
+        ahead = self._read(
+            "SELECT COUNT(*) FROM (SELECT 1 FROM task WHERE status = 'queued' AND queue = ? "
+            "AND (rank, scheduled_at, id) < (?, ?, ?) LIMIT ?)",
+            (task.queue, -task.priority, task.scheduled_at, task.id, waiting.AHEAD_MAX),
+        )
+        running = self._running_by_queue().get(task.queue, 0)
+        place = waiting.Place(queue, running, tuple(task_id for (task_id,) in holders), ahead[0][0])
+        return waiting.explain(task, place, now_wall)
 
     # ---- what the scheduler asks for --------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from taskpool.core.commands import Extras
 from taskpool.core.events import TaskRow
 from taskpool.core.retry import max_attempts
 from taskpool.errors import BatchConflict
-from taskpool.model import Attempt, Codec, Options, Progress, Status, Task, TaskError, TaskSpec
+from taskpool.model import Attempt, Codec, Options, Progress, Queue, QueueState, Status, Task, TaskError, TaskSpec
 from taskpool.wire.messages import Outcome
 
 
@@ -56,6 +56,7 @@ _options_decoder = msgspec.msgpack.Decoder(Options)
 _decode_extras: Callable[[bytes], Extras] = msgspec.msgpack.Decoder(Extras).decode
 _decode_error: Callable[[bytes], TaskError] = msgspec.msgpack.Decoder(TaskError).decode
 _decode_detail: Callable[[bytes], Detail] = msgspec.msgpack.Decoder(Detail).decode
+_decode_queue: Callable[[bytes], Queue] = msgspec.msgpack.Decoder(Queue).decode
 _NO_EXTRAS: Final = Extras()
 
 
@@ -105,6 +106,13 @@ def task_row(row: Any) -> TaskRow:
         row[14] or 0,
         begun=extras.begun,
     )
+
+
+def queue_state(name: str, row: Any, counts: Mapping[str, int]) -> QueueState:
+    """Return a queue from its row (config, paused), None if it has none, and its counts."""
+    config, paused = row or (None, 0)
+    found = Queue(name) if config is None else _decode_queue(config)
+    return QueueState(name, found, config is not None, bool(paused), dict(counts))
 
 
 _TASK: Final = (

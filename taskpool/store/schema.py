@@ -9,6 +9,7 @@ every UPDATE of ours asserts the status and version that it moves from.
     task        one row per task            payload     the payloads that do not fit a narrow row
     attempt     one row per ended attempt   checkpoint  the last state that a live task saved
     tally       tasks per (queue, status)   progress    the last progress of a task
+    queue       one row per queue that was registered (config) or paused
     meta        one row: mark, epoch, turns committed, whether the last owner closed the file, its boot and durability
 """
 
@@ -75,6 +76,7 @@ CREATE TABLE tally(
     n INTEGER NOT NULL,
     PRIMARY KEY(queue, status)
 ) WITHOUT ROWID;
+CREATE TABLE queue(name TEXT PRIMARY KEY, config BLOB, paused INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE checkpoint(task_id INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE progress(
     task_id INTEGER PRIMARY KEY,

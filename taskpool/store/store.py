@@ -12,11 +12,14 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import msgspec
+
 from taskpool import faults
 from taskpool.clock import Clock, SystemClock
+from taskpool.core import queues
 from taskpool.core.commands import Save
-from taskpool.errors import BatchConflict, InvalidTask, TaskpoolError
-from taskpool.model import Progress
+from taskpool.errors import BatchConflict, InvalidTask, QueueNotRegistered, TaskpoolError
+from taskpool.model import Progress, Queue, encode
 from taskpool.store import connection, schema, stages
 from taskpool.store.check import Check
 from taskpool.store.conditions import Refused, StaleEpoch, StoreBusy, StoreFull, StoreIOError, in_our_words
@@ -214,6 +217,45 @@ class Store(Reading):
             if live is not None:
                 raise BatchConflict(f"task {live[0]} of batch {batch!r} has not ended", hint="cancel the batch, or wait for it")
             self._db.execute("UPDATE task SET batch = NULL, item = NULL, version = version + 1 WHERE batch = ?", (batch,))
+
+    def register_queue(self, queue: Queue, *, replace: bool = False) -> Queue:
+        """Store a queue's settings and return them, `paused` as it is now; the same again changes nothing, also not that.
+
+        Raises QueueConfigConflict if it is registered with other settings, unless they are to be replaced.
+        """
+        stored = self._queue_rows().get(queue.name)
+        paused = queue.paused
+        if stored is not None:
+            paused = stored.paused or (queue.paused and not stored.registered)
+            if stored.registered:
+                if queues.same(stored.config, queue):
+                    return msgspec.structs.replace(queue, paused=paused)
+                if not replace:
+                    raise queues.conflict(stored.config, queue)
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO queue(name, config, paused) VALUES(?, ?, ?) "
+                "ON CONFLICT(name) DO UPDATE SET config = excluded.config, paused = excluded.paused",
+                (queue.name, encode(msgspec.structs.replace(queue, paused=False)), paused),
+            )
+        return msgspec.structs.replace(queue, paused=paused)
+
+    def pause_queues(self, names: Sequence[str], paused: bool) -> list[Queue]:
+        """Pause queues or let them go on (no names: all there are), and return their rules as they are now.
+
+        QueueNotRegistered, and nothing changed, if one was never registered and never had a task.
+        """
+        known = {state.name: state.config for state in self.queues()}
+        for name in names:
+            if name not in known and name != queues.DEFAULT:
+                raise QueueNotRegistered(f"there is no queue {name!r}", hint=f"there are {', '.join(known) or 'none yet'}")
+        wanted = list(dict.fromkeys(names)) or list(known)
+        with self._transaction():
+            self._db.executemany(
+                "INSERT INTO queue(name, paused) VALUES(?, ?) ON CONFLICT(name) DO UPDATE SET paused = excluded.paused",
+                [(name, paused) for name in wanted],
+            )
+        return [msgspec.structs.replace(known.get(name, Queue(name)), paused=paused) for name in wanted]
 
     def save_progress(self, progress: Sequence[tuple[int, Progress]]) -> bool:
         """Store the latest progress of running tasks and return whether that could be done now.

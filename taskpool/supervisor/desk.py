@@ -6,6 +6,8 @@ submitted again: it is attached to them (ended well: their result; alive: their 
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence, Set
 from typing import assert_never
 
@@ -13,11 +15,12 @@ import msgspec
 
 from taskpool import faults
 from taskpool.core import events as ev
+from taskpool.core import queues
 from taskpool.core.commands import Accept, End, Move, Respond
-from taskpool.core.lifecycle import SUCCEEDED, TERMINAL
+from taskpool.core.lifecycle import SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.scheduler import Scheduler
 from taskpool.errors import AlreadyExists, StoreError, TaskpoolError
-from taskpool.model import Filter, Options, Stats, WorkerState
+from taskpool.model import Filter, Options, Queue, Stats, TaskSpec, WorkerState
 from taskpool.store.conditions import StoreFull
 from taskpool.store.store import Store
 from taskpool.supervisor.server import Connection, Server, refusal
@@ -52,6 +55,8 @@ class Desk:
         self._held_bytes = 0
         self._held_readings: list[tuple[int, wire.Request]] = []
         self._merges: dict[tuple[int, int], list[int]] = {}  # ids of a Submit, 0 where a new one belongs
+        self._backlogs: dict[str, Queue] = {}  # queues that bound what may wait
+        self._admitted: Counter[str] = Counter()  # tasks of those queues that this turn will store
         self._options: dict[bytes, Options] = {b"": Options()}
         self._options_decoder = msgspec.msgpack.Decoder(Options)
 
@@ -82,6 +87,14 @@ class Desk:
                     self.server.send(client, Reply(request.seq))
                 case wire.Watch() | wire.Get() | wire.List() | wire.GetStats() | wire.GetAttempts() | wire.Count():
                     self._readings.append((client, request))
+                case wire.GetQueues() | wire.Explain():
+                    self._readings.append((client, request))
+                case wire.RegisterQueue():
+                    self._set_queues([self._store.register_queue(queues.check(request.queue), replace=request.replace)])
+                    self._readings.append((client, wire.GetQueues(request.seq)))
+                case wire.PauseQueues():
+                    self._set_queues(self._store.pause_queues(request.names, request.paused))
+                    self._readings.append((client, wire.GetQueues(request.seq)))
                 case _:
                     assert_never(request)
         except TaskpoolError as error:
@@ -117,6 +130,8 @@ class Desk:
     def take_events(self) -> list[ev.Event]:
         """Return what has come since the last call."""
         events, self.events = self.events, []
+        if self._admitted:
+            self._admitted.clear()  # the turn that takes them stores them
         return events
 
     @property
@@ -140,8 +155,16 @@ class Desk:
         known: dict[bytes, int] = {}
         if request.resend:
             known = self._store.find_uids([spec.uid for spec in specs])
-        if specs and specs[0].batch is not None:
-            known.update(self._find_items(client, request))
+        again: list[int] = []
+        if specs and specs[0].batch is not None and not request.fresh:
+            items, again = self._find_items(request)
+            known.update(items)
+        if self._backlogs:
+            self._check_backlogs([spec for spec in specs if spec.uid not in known])
+        if specs and specs[0].batch is not None and request.fresh:
+            self._store.forget_batch(specs[0].batch)
+        if again:
+            self.events.append(ev.RetryAsked(0, 0, self._store.rows(again)))
         if known:
             ids = [known.get(spec.uid, 0) for spec in specs]
             specs = [spec for spec, task_id in zip(specs, ids, strict=True) if not task_id]
@@ -163,13 +186,10 @@ class Desk:
                 self._options[packed] = options
         return options
 
-    def _find_items(self, client: int, request: wire.Submit) -> dict[bytes, int]:
-        """Return uid → id of the batch items that are stored; those that ended badly get a new round."""
+    def _find_items(self, request: wire.Submit) -> tuple[dict[bytes, int], list[int]]:
+        """Return uid → id of the batch items that are stored, and those that ended badly and get a new round."""
         batch = request.specs[0].batch
         assert batch is not None
-        if request.fresh:
-            self._store.forget_batch(batch)
-            return {}
         items = [spec.item for spec in request.specs if spec.item is not None]
         found = {item.item: item for item in self._store.find_batch(batch, items)}
         known: dict[bytes, int] = {}
@@ -182,9 +202,34 @@ class Desk:
             known[spec.uid] = item.id
             if item.status in TERMINAL and item.status != SUCCEEDED:
                 again.append(item.id)
-        if again:
-            self.events.append(ev.RetryAsked(0, 0, self._store.rows(again)))
-        return known
+        return known, again
+
+    # ---- queues -----------------------------------------------------------------------------------------------------
+
+    def know_queues(self, rules: Sequence[Queue]) -> None:
+        """Learn of queues' limits on what may wait, from the store."""
+        for queue in rules:
+            self._backlogs.pop(queue.name, None)
+            if queue.max_backlog is not None:
+                self._backlogs[queue.name] = queue
+
+    def _set_queues(self, rules: Sequence[Queue]) -> None:
+        """Pass on what is stored of queues."""
+        self.know_queues(rules)
+        self.events += [ev.QueueSet(queue) for queue in rules]
+
+    def _check_backlogs(self, new: Sequence[TaskSpec]) -> None:
+        """Raise QueueFull if these tasks are more than may wait, counting what came before them in this turn."""
+        coming = Counter(spec.queue for spec in new if spec.queue in self._backlogs)
+        if not coming:
+            return
+        counts = self._store.counts_by_queue()
+        for name, n in coming.items():
+            waiting = sum(counts.get(name, {}).get(status, 0) for status in WAITING) + self._admitted[name]
+            error = queues.full(self._backlogs[name], waiting, n)
+            if error is not None:
+                raise error
+        self._admitted += coming
 
     def _attach(self, client: int, ids: Sequence[int], *, watch: bool) -> None:
         if watch and ids:
@@ -281,6 +326,10 @@ class Desk:
                 return Reply(seq, next=len(store.match(wanted, BULK_MAX)))
             case wire.GetAttempts(seq=seq, id=task_id):
                 return Reply(seq, attempts=list(store.attempts(task_id)))
+            case wire.GetQueues(seq=seq):
+                return Reply(seq, queues=store.queues())
+            case wire.Explain(seq=seq, id=task_id):
+                return Reply(seq, explanation=store.explain(task_id, time.time_ns() // 1000))
             case wire.GetStats(seq=seq):
                 return Reply(seq, stats=self._stats())
         return None

@@ -203,8 +203,10 @@ class Supervisor:
             events.append(ev.Recovered(row, (row.id, row.attempt) in begun or row.worker not in known))
         if events:
             self._log(f"{len(events)} tasks ran when the last owner died")
+        rules = store.queue_rules()
+        self._desk.know_queues(rules)
         opened = ev.Opened(store.next_id(), store.queues_waiting())
-        for event in [*events, opened]:
+        for event in [*map(ev.QueueSet, rules), *events, opened]:
             self._loop.deliver(event)
         self._loop.run_until_stored(OPEN_WAIT_S)
         recovery.forget(pages)

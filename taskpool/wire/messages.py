@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from taskpool.config import Settings
-from taskpool.model import Filter, Progress, Stats, Task, TaskError, TaskSpec
+from taskpool.model import Explanation, Filter, Progress, Queue, QueueState, Stats, Task, TaskError, TaskSpec
 
 PROTOCOL = 1
 
@@ -229,6 +229,35 @@ class GetAttempts(msgspec.Struct, array_like=True, tag="attempts"):
     id: int
 
 
+class RegisterQueue(msgspec.Struct, array_like=True, tag="register_queue"):
+    """Store a queue's settings. replace: also over other ones."""
+
+    seq: int
+    queue: Queue
+    replace: bool = False
+
+
+class PauseQueues(msgspec.Struct, array_like=True, tag="pause_queues"):
+    """Pause these queues (none named: all there are), or let them go on."""
+
+    seq: int
+    names: list[str]
+    paused: bool = True
+
+
+class GetQueues(msgspec.Struct, array_like=True, tag="queues"):
+    """Read all queues."""
+
+    seq: int
+
+
+class Explain(msgspec.Struct, array_like=True, tag="explain"):
+    """Say why a task stands where it stands."""
+
+    seq: int
+    id: int
+
+
 class Follow(msgspec.Struct, array_like=True, tag="follow"):
     """Send progress and output of these tasks as they come (all of this client's watched tasks if empty)."""
 
@@ -243,7 +272,24 @@ class Stop(msgspec.Struct, array_like=True, tag="stop"):
     grace_s: float | None = 0.0
 
 
-Request = Hello | Submit | Watch | Get | List | Count | Cancel | Retry | GetStats | GetAttempts | Follow | Stop
+Request = (
+    Hello
+    | Submit
+    | Watch
+    | Get
+    | List
+    | Count
+    | Cancel
+    | Retry
+    | GetStats
+    | GetAttempts
+    | RegisterQueue
+    | PauseQueues
+    | GetQueues
+    | Explain
+    | Follow
+    | Stop
+)
 
 # ---- supervisor → client --------------------------------------------------------------------------------------------
 
@@ -295,6 +341,8 @@ class Reply(msgspec.Struct, array_like=True, tag="reply"):
     ids: list[int] | None = None  # those a bulk verb changed
     refused: list[int] | None = None  # those it could not
     next: int | None = None
+    queues: list[QueueState] | None = None
+    explanation: Explanation | None = None
 
 
 class Refused(msgspec.Struct, array_like=True, tag="refused"):

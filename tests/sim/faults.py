@@ -14,7 +14,7 @@ from taskpool.core import events as ev
 from taskpool.core import retry, settle
 from taskpool.core.line import Key, Line
 from taskpool.core.scheduler import Scheduler
-from taskpool.model import Options, TaskError
+from taskpool.model import Options, Queue, TaskError
 from taskpool.testing.simulation.shell import Shell
 from taskpool.wire import messages as wire
 
@@ -346,3 +346,56 @@ def work_is_started_while_the_pool_stops(patch: pytest.MonkeyPatch) -> None:
         original(self, now)
 
     _wrap(patch, Scheduler, "_on_dispatch", on_dispatch)
+
+
+# ---- queues ---------------------------------------------------------------------------------------------------------
+
+
+@fault
+def a_paused_queue_is_served(patch: pytest.MonkeyPatch) -> None:
+    def on_queue_set(original: Any, self: Scheduler, event: ev.QueueSet) -> None:
+        original(self, ev.QueueSet(msgspec.structs.replace(event.queue, paused=False)))
+
+    _wrap(patch, Scheduler, "_on_queue_set", on_queue_set)
+
+
+@fault
+def what_lies_in_mailboxes_does_not_count_against_a_queue(patch: pytest.MonkeyPatch) -> None:
+    def measure_room(original: Any, self: Scheduler) -> None:
+        original(self)
+        for box in self.workers.values():
+            for row in list(box.sent.values())[1:]:
+                if row.queue in self._room and not self.queues[row.queue].paused:
+                    self._room[row.queue] += 1
+
+    _wrap(patch, Scheduler, "_measure_room", measure_room)
+
+
+@fault
+def a_queue_at_its_limit_holds_up_the_others(patch: pytest.MonkeyPatch) -> None:
+    def pop_ready(original: Any, self: Scheduler, now: Instant) -> ev.TaskRow | None:
+        names = list(self.ready)
+        first = names[self._turn % len(names)] if names else ""
+        return None if self.ready and self._room.get(first, 1) <= 0 else original(self, now)
+
+    _wrap(patch, Scheduler, "_pop_ready", pop_ready)
+
+
+@fault
+def a_resumed_queue_stays_paused(patch: pytest.MonkeyPatch) -> None:
+    def on_queue_set(original: Any, self: Scheduler, event: ev.QueueSet) -> None:
+        held = self.queues.get(event.queue.name)
+        if held is None or not held.paused:
+            original(self, event)
+
+    _wrap(patch, Scheduler, "_on_queue_set", on_queue_set)
+
+
+@fault
+def retries_of_a_queue_are_given_to_all_its_tasks(patch: pytest.MonkeyPatch) -> None:
+    def max_attempts(original: Any, options: Options, queue: Queue | None = None) -> int:
+        if queue is not None and queue.max_retry is not None:
+            return 1 + queue.max_retry
+        return original(options, queue)  # type: ignore[no-any-return]
+
+    _wrap(patch, retry, "max_attempts", max_attempts)

@@ -23,6 +23,7 @@ ENDED = ("succeeded", "failed", "cancelled", "interrupted")
 # event → (statuses that can never meet it, why)
 CANNOT: dict[str, tuple[tuple[str, ...], str]] = {
     "Opened": ((NEW,), "names no task, so it meets the stored ones"),
+    "QueueSet": ((NEW,), "names no task, so it meets the stored ones"),
     "Recovered": ((NEW, *(status for status in STORED if status != "running")), "only what the store has running is recovered"),
     "Submitted": (STORED, "names new tasks only: a uid that is stored is answered by the desk"),
     "Reported": ((NEW,), "a task is stored before it is sent to whoever reports it"),

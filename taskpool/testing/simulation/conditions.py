@@ -6,6 +6,8 @@ from random import Random
 
 import msgspec
 
+from taskpool.model import Queue
+
 
 class Conditions(msgspec.Struct, frozen=True):
     """Sizes, and chances (0..1) per occasion."""
@@ -30,6 +32,8 @@ class Conditions(msgspec.Struct, frozen=True):
     twice: float  # of a submit: its client sends it twice
     jump: float  # of the wall clock, per step
     stop: float  # per request of a client
+    rules: tuple[Queue, ...]  # of some of the queues
+    pause: float  # per request of a client: of a queue, or its end
 
 
 def conditions(random: Random) -> Conditions:
@@ -59,4 +63,18 @@ def conditions(random: Random) -> Conditions:
         twice=chance(0.2),
         jump=chance(0.02),
         stop=chance(0.13),
+        rules=tuple(_rules(random, name) for name in random.choice(("", "", "", "a", "bc"))),
+        pause=chance(0.06),
+    )
+
+
+def _rules(random: Random, name: str) -> Queue:
+    """Draw the rules of a queue."""
+    return Queue(
+        name,
+        concurrency=random.choice((None, 1, 1, 2, 3)),
+        max_retry=random.choice((None, 0, 2)),
+        retry_delay=random.choice((None, 0.0, 3.0)),
+        buffer_size=random.choice((None, 1, 3)),
+        paused=random.random() < 0.1,
     )

@@ -6,6 +6,7 @@ specification, written here a second time on purpose.
 
 from __future__ import annotations
 
+from collections import Counter
 from operator import attrgetter
 
 from taskpool.clock import NS, US, Instant
@@ -24,7 +25,7 @@ from taskpool.core.lifecycle import (
     WAITING,
 )
 from taskpool.core.scheduler import SPAWN_BACKOFF_MAX_NS, Scheduler
-from taskpool.model import Options, TaskError
+from taskpool.model import Options, Queue, TaskError
 from taskpool.testing.simulation.fates import CRASH, LOST, REPORTED, Fate, Fates, LawBroken
 from taskpool.testing.simulation.model_engine import ALIVE, ModelEngine, ModelJob
 from taskpool.testing.simulation.model_store import ModelStore, Stored, place
@@ -51,7 +52,7 @@ def obey(holds: object, words: str) -> None:
         raise LawBroken(words)
 
 
-def allowed_attempts(options: Options) -> int:
+def allowed_attempts(options: Options, queue: Queue | None) -> int:
     """Return how many charged attempts the specification grants (0: any number)."""
     if options.at_most_once:
         return 1
@@ -59,7 +60,7 @@ def allowed_attempts(options: Options) -> int:
         return options.max_attempts if options.max_attempts >= 1 else 1
     if options.retry is not None:
         return options.retry.maximum_attempts
-    return 1
+    return 1 if queue is None or queue.max_retry is None else 1 + queue.max_retry
 
 
 class Laws:
@@ -89,6 +90,7 @@ class Laws:
         """Start: recorded before it begins, in order, in time, never while the pool stops, and under a new number."""
         who, options = f"task {row.id}", row.options
         obey(not self.stopping, f"{who} was started while the pool stops")
+        obey(not self.store.is_closed(row.queue), f"{who} was started though queue {row.queue} is paused or at its limit")
         obey(save.attempt == row.attempt + 1, f"{who} goes from attempt {row.attempt} to {save.attempt}")
         obey(row.cancel_requested_at is None, f"{who} was started after a cancel")
         for at in (options.deadline_at, None if self._has_begun(row) else options.expires_at):
@@ -130,7 +132,7 @@ class Laws:
         obey(save.to in OUTCOMES[outcome], f"{who} ended {outcome}, and its task became {save.to}")
         charged = row.charged + (outcome in CHARGED)
         obey(save.charged == charged, f"{who} ended {outcome}, and {save.charged} attempts were charged, not {charged}")
-        limit = allowed_attempts(row.options)
+        limit = allowed_attempts(row.options, self.store.queues.get(row.queue))
         obey(limit == 0 or charged <= limit, f"{who}: {charged} of {limit} attempts were charged")
         extras = save.extras or cmd.Extras()
         if outcome != "cancelled":
@@ -155,12 +157,15 @@ class Laws:
             return  # a snooze that is refused is final
         obey(error is not None, f"{who} failed without an error")
         assert error is not None
-        wanted = _warrants_retry(row.options, error, save.charged, extras.crashes)
+        queue = self.store.queues.get(row.queue)
+        wanted = _warrants_retry(row.options, queue, error, save.charged, extras.crashes)
         deadline = row.options.deadline_at
         if save.to == RETRYING:
             due = save.scheduled_at
             obey(wanted, f"{who} is retried against its policy")
             obey(due is not None and due >= save.at, f"{who} is retried at {due}")
+            delay_s = None if queue is None or row.options.retry is not None or error.backoff_s is not None else queue.retry_delay
+            obey(delay_s is None or due == save.at + delay_s * US, f"{who} is retried at {due}, not after its queue's {delay_s} s")
             obey(deadline is None or (due or 0) < deadline, f"{who} is retried at or after its deadline")
         elif wanted:
             late = save.error is not None and save.error.kind == "deadline" and deadline is not None
@@ -198,11 +203,13 @@ class Laws:
             elif row.status == RUNNING:
                 obey(task_id in scheduler.tasks, f"task {task_id} runs, and the scheduler does not know it")
                 self._cancel_is_on_its_way(scheduler, engine, row)
-        self._queues_take_turns(scheduler)
+        ghosts = Counter(row.queue for row in scheduler.tasks.values() if row.id in refused and row.status == RUNNING)
+        closed = {row.queue for row in scheduler.tasks.values() if self.store.is_closed(row.queue, ghosts[row.queue])}
+        self._queues_take_turns(scheduler, closed)
         if not scheduler.stopping:
             for line in (*scheduler.ready.values(), scheduler.delayed):
                 obey(len(line) <= line.cap, f"a line holds {len(line)} of {line.cap} rows")
-            self._work_is_given_out(scheduler)
+            self._work_is_given_out(scheduler, closed)
         self._timers(scheduler, now)
 
     def _same(self, held: TaskRow) -> None:
@@ -232,17 +239,18 @@ class Laws:
         ends = box.limit < held.n or any(n == held.n for _, n, why in box.kills if why == "cancel")
         obey(ends, f"task {row.id} is to be cancelled, and nobody tells worker {held.worker}")
 
-    def _work_is_given_out(self, scheduler: Scheduler) -> None:
+    def _work_is_given_out(self, scheduler: Scheduler, closed: set[str]) -> None:
         idle = [box.worker for box in scheduler.workers.values() if not box.sent and box.takes_work()]
         if idle:
-            queued = [row.id for row in scheduler.tasks.values() if row.status == QUEUED]
+            rows = [row for row in scheduler.tasks.values() if row.status == QUEUED]
+            queued = [row.id for row in rows if row.queue not in closed]
             obey(not queued, f"worker {idle[0]} is idle, and tasks {queued} wait")
 
-    def _queues_take_turns(self, scheduler: Scheduler) -> None:
-        """No queue is served twice while another that has work in memory is served not once."""
+    def _queues_take_turns(self, scheduler: Scheduler, closed: set[str]) -> None:
+        """No queue is served twice while another that has work in memory, and may start it, is served not once."""
         queued: dict[str, set[int]] = {}
         for row in scheduler.tasks.values():
-            if row.status == QUEUED:
+            if row.status == QUEUED and row.queue not in closed:
                 queued.setdefault(row.queue, set()).add(row.id)
         for queue, before in self._queued.items():
             if queue in self.served or before.isdisjoint(queued.get(queue, ())):
@@ -293,7 +301,7 @@ class Laws:
             obey(fate.void or fate.begun == (attempts[attempt] != "returned") or attempts[attempt] == "cancelled", "begun unseen")
 
 
-_STORED_FIELDS = tuple(field for field in TaskRow.__struct_fields__ if field not in ("worker", "n", "started_at"))
+_STORED_FIELDS = tuple(field for field in TaskRow.__struct_fields__ if field not in ("worker", "n", "started_at", "rules"))
 _stored_fields = attrgetter(*_STORED_FIELDS)
 
 
@@ -335,13 +343,13 @@ def _in_words(fate: Fate, row: TaskRow) -> str:
     return ", ".join(words)
 
 
-def _warrants_retry(options: Options, error: TaskError, charged: int, crashes: int) -> bool:
+def _warrants_retry(options: Options, queue: Queue | None, error: TaskError, charged: int, crashes: int) -> bool:
     """Return whether the specification grants another attempt (§7), time left aside."""
     if options.at_most_once or error.kind in ("decode", "deadline"):
         return False
     if error.kind == "panic" and crashes >= options.crash_limit:
         return False
-    limit = allowed_attempts(options)
+    limit = allowed_attempts(options, queue)
     if limit == 0 and error.retryable:
         return True
     listed = options.retry is not None and error.kind in options.retry.non_retryable_error_kinds

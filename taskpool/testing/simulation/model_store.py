@@ -10,7 +10,7 @@ from taskpool.core import commands as cmd
 from taskpool.core.events import TaskRow
 from taskpool.core.lifecycle import MOVES, PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.line import Key
-from taskpool.model import Options
+from taskpool.model import Options, Queue
 from taskpool.testing.simulation.fates import LawBroken
 
 OPEN = ""  # outcome of an attempt that has not ended
@@ -55,6 +55,7 @@ class ModelStore:
         self.tasks: dict[int, Stored] = {}
         self.uids: dict[bytes, int] = {}
         self.options: dict[bytes, Options] = {}  # packed → decoded
+        self.queues: dict[str, Queue] = {}  # rules, `paused` as it is now
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
@@ -69,6 +70,17 @@ class ModelStore:
     def queues_waiting(self) -> list[str]:
         """Return the queues of queued tasks."""
         return sorted({stored.row.queue for stored in self.tasks.values() if stored.row.status == QUEUED})
+
+    def is_closed(self, queue: str, ghosts: int = 0) -> bool:
+        """Return whether nothing more of a queue may be started: it is paused, or at its limit.
+
+        ghosts: tasks of it that the scheduler started in this turn, and has yet to hear that they were refused.
+        """
+        rules = self.queues.get(queue)
+        if rules is None:
+            return False
+        running = sum(stored.row.queue == queue and stored.row.status == RUNNING for stored in self.tasks.values())
+        return rules.paused or (rules.concurrency is not None and running + ghosts >= rules.concurrency)
 
     def next_id(self) -> int:
         """Return the first free id."""

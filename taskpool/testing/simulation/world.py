@@ -16,6 +16,7 @@ from taskpool.clock import NS, US, ManualClock
 from taskpool.core import events as ev
 from taskpool.core.lifecycle import RUNNING, TERMINAL
 from taskpool.core.scheduler import Scheduler
+from taskpool.model import Queue
 from taskpool.testing.simulation.conditions import conditions
 from taskpool.testing.simulation.fates import Fates, LawBroken
 from taskpool.testing.simulation.laws import Laws, obey
@@ -85,6 +86,7 @@ class World:
         self._fates = Fates()
         self._laws = Laws(self._fates)
         self._store = self._laws.store = store(self._laws)
+        self._store.queues.update((queue.name, queue) for queue in self._conditions.rules)
         self._traffic = Traffic(self._random, self._conditions)
         self._scheduler_class = scheduler
         self._shell_class = shell
@@ -181,7 +183,8 @@ class World:
             # Without a page nobody knows how far it came: what was sent counts as begun.
             recovered.append(ev.Recovered(row, key in begun or row.worker not in self._pages, reports.get(key)))
         opened = ev.Opened(self._store.next_id(), self._store.queues_waiting())
-        self._shell.turn([*recovered, opened])
+        rules = [ev.QueueSet(queue) for queue in self._store.queues.values()]
+        self._shell.turn([*rules, *recovered, opened])
         self._pages.clear()
         for submitted in list(self._unanswered.values()):
             self._send_again(submitted)
@@ -218,6 +221,9 @@ class World:
         chance = random.random()
         if random.random() < self._conditions.stop:
             shell.stop(random.choice((None, 0.0, 0.01, 2.0)))
+        elif random.random() < self._conditions.pause:
+            name = random.choice(self._conditions.queues)
+            self._pause(name, paused=not self._store.queues.get(name, Queue(name)).paused)
         elif chance < 0.5:
             alive = sum(stored.row.status not in TERMINAL for stored in self._store.tasks.values())
             if alive < self._conditions.tasks_max and self._submitted < TASKS_MAX and not shell.scheduler.stopping:
@@ -229,6 +235,11 @@ class World:
                 shell.cancel(ids, random.choice((None, None, 0.0, 0.05)), force=random.random() < 0.3)
             else:
                 shell.retry(ids, force=self._traffic.forces(statuses, ids))
+
+    def _pause(self, name: str, *, paused: bool) -> None:
+        """Pause a queue or let it go on: that is stored before the scheduler hears of it."""
+        queue = self._store.queues[name] = msgspec.structs.replace(self._store.queues.get(name, Queue(name)), paused=paused)
+        self._shell.deliver(ev.QueueSet(queue))
 
     def _submit(self) -> None:
         pairs = self._traffic.specs(self._clock.now().wall)
@@ -270,6 +281,8 @@ class World:
     def _calm_down(self) -> None:
         """Nothing breaks any more: go on until everything has ended, moving time only as far as timers say."""
         self._shell.be_calm()
+        for queue in list(self._store.queues.values()):
+            self._pause(queue.name, paused=False)
         for _ in range(CALM_TURNS_MAX):
             if self._at_rest():
                 return

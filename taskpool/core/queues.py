@@ -1,0 +1,69 @@
+"""Queues: what they may be called, what their settings may be, and how two registrations compare. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from taskpool.errors import InvalidQueueName, InvalidTask, QueueConfigConflict, QueueFull
+from taskpool.model import Queue
+
+NAME_LENGTH_MAX: Final = 100
+NUMBER_MAX: Final = 2**31 - 1
+RETRY_DELAY_S_MAX: Final = 10 * 366 * 86400.0
+DEFAULT: Final = "default"  # the queue of tasks that name none
+
+# Setting → the least whole number that makes sense.
+_WHOLE: Final = {"concurrency": 1, "max_retry": 0, "buffer_size": 1, "max_backlog": 1}
+SETTINGS: Final = ("concurrency", "max_retry", "retry_delay", "buffer_size", "max_backlog")
+
+
+def check_name(name: Any) -> str:
+    """Return a queue's name; InvalidQueueName if it cannot be one."""
+    if not isinstance(name, str) or not 0 < len(name) <= NAME_LENGTH_MAX or not name.isprintable() or name != name.strip():
+        raise InvalidQueueName(f"queue must be a name of 1 to {NAME_LENGTH_MAX} printable characters: {name!r:.120}")
+    return name
+
+
+def check(queue: Queue) -> Queue:
+    """Return a queue whose settings make sense; InvalidQueueName, or InvalidTask naming the setting."""
+    check_name(queue.name)
+    for setting, least in _WHOLE.items():
+        value = getattr(queue, setting)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value <= NUMBER_MAX):
+            raise InvalidTask(f"{setting} of a queue must be a whole number from {least} to {NUMBER_MAX}: {value!r:.120}")
+    delay: Any = queue.retry_delay
+    number = isinstance(delay, int | float) and not isinstance(delay, bool)
+    if delay is not None and not (number and 0 <= delay <= RETRY_DELAY_S_MAX):
+        raise InvalidTask(f"retry_delay of a queue must be a number of seconds, not negative: {delay!r:.120}")
+    return queue
+
+
+def has_rules(queue: Queue) -> bool:
+    """Return whether anything distinguishes this queue from one that nobody registered."""
+    return queue != Queue(queue.name)
+
+
+def same(one: Queue, other: Queue) -> bool:
+    """Return whether two registrations say the same; `paused` is where a queue begins, not what it is."""
+    return all(getattr(one, setting) == getattr(other, setting) for setting in SETTINGS)
+
+
+def conflict(stored: Queue, given: Queue) -> QueueConfigConflict:
+    """Return the error that shows two registrations of one queue side by side."""
+    pairs = [(setting, getattr(stored, setting), getattr(given, setting)) for setting in SETTINGS]
+    words = ", ".join(f"{setting} {_word(was)} (now {_word(now)})" for setting, was, now in pairs if was != now)
+    return QueueConfigConflict(
+        f"queue {stored.name!r} is registered with {words}", hint="register it as it is, or say replace=True to change it"
+    )
+
+
+def full(queue: Queue, waiting: int, coming: int) -> QueueFull | None:
+    """Return the error for a submit of so many tasks to a queue in which so many wait, None if they may come."""
+    if queue.max_backlog is None or waiting + coming <= queue.max_backlog:
+        return None
+    words = f"{waiting} tasks wait in queue {queue.name!r}, {coming} more were to come; max_backlog is {queue.max_backlog}"
+    return QueueFull(words, hint="nothing was stored; submit again when some have started")
+
+
+def _word(value: Any) -> str:
+    return "none" if value is None else f"{value:g}"

@@ -1,0 +1,126 @@
+"""Why a task waits: a word for listings, and an explanation in sentences. Pure functions of what the store says."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from taskpool.clock import US
+from taskpool.core.lifecycle import PENDING, QUEUED, RETRYING, RUNNING
+from taskpool.model import Explanation, Queue, Reason, Task
+
+# The words: Task.wait_reason, and Reason.code.
+TIME: Final = "time"
+SNOOZE: Final = "snooze"
+RETRY: Final = "retry"
+PAUSED: Final = "paused"
+QUEUE_LIMIT: Final = "queue limit"
+WORKER: Final = "worker"
+SERVER: Final = "server"  # only a reader can say so: nobody owns the store
+
+HOLDERS_MAX: Final = 5  # tasks that are named
+AHEAD_MAX: Final = 10_000  # tasks that are counted
+
+
+class Place(msgspec.Struct, frozen=True):
+    """What surrounds a task: its queue's rules, how many tasks of it run, the first of those, and how many stand before it."""
+
+    queue: Queue
+    running: int = 0
+    holders: tuple[int, ...] = ()
+    ahead: int = 0
+
+
+def reason(status: str, snoozes: int, queue: Queue | None, running: int) -> str | None:
+    """Return in a word what a task waits for, None if it does not wait. running: tasks of its queue that run."""
+    if status == RETRYING:
+        return RETRY
+    if status == PENDING:
+        return SNOOZE if snoozes else TIME
+    if status != QUEUED:
+        return None
+    if queue is not None:
+        if queue.paused:
+            return PAUSED
+        if queue.concurrency is not None and running >= queue.concurrency:
+            return QUEUE_LIMIT
+    return WORKER
+
+
+def explain(task: Task, place: Place, now: int) -> Explanation:
+    """Return why a task stands where it stands (now: wall µs): the first reason as a sentence, then all of them."""
+    status = task.status.value
+    if status == RUNNING:
+        reasons = _running(task, now)
+    elif task.status.is_terminal:
+        reasons = [_ended(task)]
+    else:
+        reasons = _waiting(task, place, now) + _limits(task, now)
+    return Explanation(task.id, status, f"task {task.id} {reasons[0].detail}", tuple(reasons))
+
+
+def without_server(explanation: Explanation) -> Explanation:
+    """Return the explanation of a live task whose store nobody serves."""
+    first = Reason(SERVER, "waits for a server: nobody owns its store")
+    return Explanation(explanation.id, explanation.status, f"task {explanation.id} {first.detail}", (first, *explanation.reasons))
+
+
+def _running(task: Task, now: int) -> list[Reason]:
+    since = f" for {_span(now - task.started_at)}" if task.started_at else ""
+    reasons = [Reason(RUNNING, f"runs on worker {task.worker_id}{since}, attempt {task.attempt}")]
+    if task.cancel_requested_at is not None:
+        reasons.append(Reason("cancel", f"its cancel was asked for {_span(now - task.cancel_requested_at)} ago"))
+    return reasons
+
+
+def _ended(task: Task) -> Reason:
+    why = f": {task.error}" if task.error is not None else ""
+    return Reason(task.status.value, f"has ended {task.status.value}{why}")
+
+
+def _waiting(task: Task, place: Place, now: int) -> list[Reason]:
+    reasons = []
+    left = task.scheduled_at - now
+    if task.status.value == RETRYING:
+        of = "" if task.max_attempts == 0 else f" of {task.max_attempts}"
+        why = f" ({task.error})" if task.error is not None else ""
+        reasons.append(Reason(RETRY, f"failed{why}; attempt {task.charged + 1}{of} is due {_due(left)}"))
+    elif task.status.value == PENDING and left > 0:
+        code, words = (SNOOZE, "was put off by its handler") if task.snoozes else (TIME, "waits for its time")
+        reasons.append(Reason(code, f"{words}: due {_due(left)}"))
+    return reasons + _in_queue(place)
+
+
+def _in_queue(place: Place) -> list[Reason]:
+    queue = place.queue
+    reasons = []
+    if queue.paused:
+        reasons.append(Reason(PAUSED, f"waits because queue {queue.name!r} is paused"))
+    if queue.concurrency is not None and place.running >= queue.concurrency:
+        named = ", ".join(map(str, place.holders)) + (", …" if place.running > len(place.holders) else "")
+        words = f"waits for queue {queue.name!r}, of which {place.running} of at most {queue.concurrency} tasks run: {named}"
+        reasons.append(Reason(QUEUE_LIMIT, words))
+    before = f"{place.ahead} or more" if place.ahead >= AHEAD_MAX else place.ahead or "no"
+    tasks = "task stands" if place.ahead == 1 else "tasks stand"
+    reasons.append(Reason(WORKER, f"waits for a worker; {before} {tasks} before it in queue {queue.name!r}"))
+    return reasons
+
+
+def _limits(task: Task, now: int) -> list[Reason]:
+    """What will end the waiting, if nothing else does."""
+    moments = (("deadline", "must have ended", task.options.deadline_at), ("expires", "must have started", task.options.expires_at))
+    return [Reason(code, f"{words} {_due(at - now)}") for code, words, at in moments if at is not None]
+
+
+def _due(left: int) -> str:
+    return f"in {_span(left)}" if left > 0 else "now"
+
+
+def _span(us: int) -> str:
+    """Return a duration in one unit."""
+    seconds = max(0, us) / US
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
