@@ -360,15 +360,25 @@ def a_paused_queue_is_served(patch: pytest.MonkeyPatch) -> None:
 
 
 @fault
-def what_lies_in_mailboxes_does_not_count_against_a_queue(patch: pytest.MonkeyPatch) -> None:
+def what_workers_hold_does_not_count_against_its_queue(patch: pytest.MonkeyPatch) -> None:
     def measure_room(original: Any, self: Scheduler) -> None:
         original(self)
-        for box in self.workers.values():
-            for row in list(box.sent.values())[1:]:
-                if row.queue in self._room and not self.queues[row.queue].paused:
-                    self._room[row.queue] += 1
+        for name, queue in self.queues.items():
+            if queue.concurrency is not None and not queue.paused:
+                self._room[name] = queue.concurrency
 
     _wrap(patch, Scheduler, "_measure_room", measure_room)
+
+
+@fault
+def what_is_started_in_a_turn_does_not_count_against_its_queue(patch: pytest.MonkeyPatch) -> None:
+    def start(original: Any, self: Scheduler, box: Any, row: ev.TaskRow, *rest: Any) -> None:
+        room = self._room.get(row.queue)
+        original(self, box, row, *rest)
+        if room is not None:
+            self._room[row.queue] = room
+
+    _wrap(patch, Scheduler, "_start", start)
 
 
 @fault
