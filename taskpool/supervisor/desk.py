@@ -34,6 +34,8 @@ HELD_MAX = 10_000  # requests kept while the store takes no writes; further ones
 HELD_BYTES_MAX = 64 << 20  # … and so are further tasks
 HELD_TASK_BYTES = 500  # of a task in memory, beside its payload
 
+Held = wire.Submit | wire.Cancel | wire.Retry | wire.RegisterQueue | wire.PauseQueues  # what waits meanwhile
+
 
 class Desk:
     """Serves the clients of one supervisor. `events` are taken by the loop; `after_commit` follows each commit."""
@@ -66,7 +68,7 @@ class Desk:
         """Take one request of a client."""
         client = connection.number
         try:
-            if self._stuck is not None and isinstance(request, wire.Submit | wire.Cancel | wire.Retry):
+            if self._stuck is not None and isinstance(request, Held):
                 self._hold(connection, request, self._stuck)
                 return
             match request:
@@ -116,7 +118,7 @@ class Desk:
         for connection, request in held:
             self.on_request(connection, request)
 
-    def _hold(self, connection: Connection, request: wire.Submit | wire.Cancel | wire.Retry, why: StoreError) -> None:
+    def _hold(self, connection: Connection, request: Held, why: StoreError) -> None:
         if isinstance(request, wire.Submit):
             self._held_bytes += sum(HELD_TASK_BYTES + len(spec.payload) for spec in request.specs)
             if isinstance(why, StoreFull) or self._held_bytes > HELD_BYTES_MAX:

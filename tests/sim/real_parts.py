@@ -22,7 +22,7 @@ from taskpool.core.events import TaskRow
 from taskpool.core.lifecycle import SUCCEEDED, TERMINAL
 from taskpool.core.line import Key
 from taskpool.engines.engine import Limits
-from taskpool.model import Filter, Options, Stats
+from taskpool.model import Filter, Options, Queue, Stats
 from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk
@@ -37,7 +37,7 @@ from taskpool.wire.messages import Job
 from taskpool.wire.poller import Poller
 
 CLIENT = 1
-FIELDS = tuple(field for field in TaskRow.__struct_fields__ if field != "n")
+FIELDS = tuple(field for field in TaskRow.__struct_fields__ if field not in ("n", "rules"))
 _options = msgspec.msgpack.Decoder(Options)
 
 
@@ -95,6 +95,21 @@ class RealStore(ModelStore):
         obey(self.real.counts() == counts, f"the store counts {self.real.counts()}, there are {counts}")
         return theirs
 
+    def register_queue(self, queue: Queue) -> Queue:
+        if queue.name not in self.queues:
+            obey(self.real.register_queue(queue) == queue, f"the store registers another queue than {queue}")
+        return super().register_queue(queue)
+
+    def pause_queues(self, names: Sequence[str], paused: bool) -> list[Queue]:
+        theirs, mine = self.real.pause_queues(names, paused), super().pause_queues(names, paused)
+        obey(mine == theirs, f"the store has the rules {theirs}, not {mine}")
+        return theirs
+
+    def queue_rules(self) -> list[Queue]:
+        theirs = self.real.queue_rules()
+        obey(theirs == super().queue_rules(), f"the store has the rules {theirs}")
+        return theirs
+
     def _compare(self, mine: dict[int, TaskRow], theirs: dict[int, TaskRow]) -> None:
         obey(mine.keys() == theirs.keys(), f"the store has the tasks {sorted(theirs)}, not {sorted(mine)}")
         for task_id, row in mine.items():
@@ -121,7 +136,7 @@ class LoopStore:
         self._store = store
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._store if name in ("rows", "refill") else self._store.real, name)
+        return getattr(self._store if name in ("rows", "refill", "pause_queues") else self._store.real, name)
 
     def commit(self, saves: Sequence[cmd.Save], now_wall: int) -> list[int]:
         shell = self._shell
@@ -264,6 +279,11 @@ class RealShell(Shell):
 
     def stop(self, grace_s: float | None) -> None:
         self._ask(wire.Stop(3, grace_s))
+
+    def pause(self, name: str, *, paused: bool) -> None:
+        known = {state.name for state in cast(RealStore, self._store).real.queues()}
+        if name in known:
+            self._ask(wire.PauseQueues(4, [name], paused))
 
     def _stopped(self, grace_s: float | None) -> None:
         self._desk.refusal = wire.Refused(0, "pool_stopped", "the pool is stopping")

@@ -6,10 +6,13 @@ import copy
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+import msgspec
+
 from taskpool.core import commands as cmd
 from taskpool.core.events import TaskRow
 from taskpool.core.lifecycle import MOVES, PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.line import Key
+from taskpool.core.queues import has_rules
 from taskpool.model import Options, Queue
 from taskpool.testing.simulation.fates import LawBroken
 
@@ -70,6 +73,21 @@ class ModelStore:
     def queues_waiting(self) -> list[str]:
         """Return the queues of queued tasks."""
         return sorted({stored.row.queue for stored in self.tasks.values() if stored.row.status == QUEUED})
+
+    def register_queue(self, queue: Queue) -> Queue:
+        """Store a queue's rules."""
+        self.queues[queue.name] = queue
+        return queue
+
+    def pause_queues(self, names: Sequence[str], paused: bool) -> list[Queue]:
+        """Pause queues or let them go on; return their rules as they are now."""
+        rules = [msgspec.structs.replace(self.queues.get(name, Queue(name)), paused=paused) for name in names]
+        self.queues.update((queue.name, queue) for queue in rules)
+        return rules
+
+    def queue_rules(self) -> list[Queue]:
+        """Return the queues that have rules, by name."""
+        return [queue for _, queue in sorted(self.queues.items()) if has_rules(queue)]
 
     def is_closed(self, queue: str, ghosts: int = 0) -> bool:
         """Return whether nothing more of a queue may be started: it is paused, or at its limit.

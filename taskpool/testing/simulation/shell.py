@@ -97,6 +97,11 @@ class Shell:
         """Somebody stops the pool."""
         self.deliver(ev.StopAsked(grace_s))
 
+    def pause(self, name: str, *, paused: bool) -> None:
+        """Somebody pauses a queue or lets it go on: that is stored before the scheduler hears of it."""
+        for queue in self._store.pause_queues([name], paused):
+            self.deliver(ev.QueueSet(queue))
+
     def be_calm(self) -> None:
         """From now on nothing breaks."""
         self._calm = self.engine.calm = True

@@ -86,7 +86,8 @@ class World:
         self._fates = Fates()
         self._laws = Laws(self._fates)
         self._store = self._laws.store = store(self._laws)
-        self._store.queues.update((queue.name, queue) for queue in self._conditions.rules)
+        for queue in self._conditions.rules:
+            self._store.register_queue(queue)
         self._traffic = Traffic(self._random, self._conditions)
         self._scheduler_class = scheduler
         self._shell_class = shell
@@ -183,7 +184,7 @@ class World:
             # Without a page nobody knows how far it came: what was sent counts as begun.
             recovered.append(ev.Recovered(row, key in begun or row.worker not in self._pages, reports.get(key)))
         opened = ev.Opened(self._store.next_id(), self._store.queues_waiting())
-        rules = [ev.QueueSet(queue) for queue in self._store.queues.values()]
+        rules = [ev.QueueSet(queue) for queue in self._store.queue_rules()]
         self._shell.turn([*rules, *recovered, opened])
         self._pages.clear()
         for submitted in list(self._unanswered.values()):
@@ -223,7 +224,7 @@ class World:
             shell.stop(random.choice((None, 0.0, 0.01, 2.0)))
         elif random.random() < self._conditions.pause:
             name = random.choice(self._conditions.queues)
-            self._pause(name, paused=not self._store.queues.get(name, Queue(name)).paused)
+            shell.pause(name, paused=not self._store.queues.get(name, Queue(name)).paused)
         elif chance < 0.5:
             alive = sum(stored.row.status not in TERMINAL for stored in self._store.tasks.values())
             if alive < self._conditions.tasks_max and self._submitted < TASKS_MAX and not shell.scheduler.stopping:
@@ -235,11 +236,6 @@ class World:
                 shell.cancel(ids, random.choice((None, None, 0.0, 0.05)), force=random.random() < 0.3)
             else:
                 shell.retry(ids, force=self._traffic.forces(statuses, ids))
-
-    def _pause(self, name: str, *, paused: bool) -> None:
-        """Pause a queue or let it go on: that is stored before the scheduler hears of it."""
-        queue = self._store.queues[name] = msgspec.structs.replace(self._store.queues.get(name, Queue(name)), paused=paused)
-        self._shell.deliver(ev.QueueSet(queue))
 
     def _submit(self) -> None:
         pairs = self._traffic.specs(self._clock.now().wall)
@@ -281,8 +277,6 @@ class World:
     def _calm_down(self) -> None:
         """Nothing breaks any more: go on until everything has ended, moving time only as far as timers say."""
         self._shell.be_calm()
-        for queue in list(self._store.queues.values()):
-            self._pause(queue.name, paused=False)
         for _ in range(CALM_TURNS_MAX):
             if self._at_rest():
                 return
@@ -298,6 +292,9 @@ class World:
     def _calm_step(self) -> None:
         shell = self._shell
         shell.be_calm()
+        for queue in self._store.queue_rules():
+            if queue.paused:
+                shell.pause(queue.name, paused=False)
         worked = shell.engine.step_all()
         shell.let_time_pass()
         if shell.is_called():
