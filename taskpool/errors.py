@@ -3,6 +3,7 @@
 Exception
 ├── TaskpoolError                  base of all that is ours
 │   ├── NotFound                   no such task
+│   │   └── QueueNotRegistered     no such queue
 │   ├── AlreadyExists              that id is taken
 │   ├── StaleVersion               somebody wrote the task first
 │   ├── IllegalTransition          the table of moves forbids it
@@ -18,7 +19,6 @@ Exception
 │   ├── BatchConflict              the batch was begun with other work
 │   ├── QueueFull                  no more may wait
 │   ├── QueueConfigConflict        that queue is registered with other settings
-│   ├── QueueNotRegistered         no such queue
 │   ├── ArgCountError              arguments missing or too many
 │   ├── ArgTypeError               an argument of the wrong type
 │   ├── InternalError              a bug of ours, with what is known of it
@@ -174,7 +174,7 @@ class QueueConfigConflict(TaskpoolError):
     code = "queue_config_conflict"
 
 
-class QueueNotRegistered(TaskpoolError):
+class QueueNotRegistered(NotFound):
     """There is no such queue: nobody registered it, and it never had a task."""
 
     code = "queue_not_registered"

@@ -29,7 +29,7 @@ MEANING = {
     Exit.OK: "all went well",
     Exit.FAILED: "at least one awaited task failed",
     Exit.USAGE: "the command line makes no sense",
-    Exit.NOT_FOUND: "no such task, queue, handler or store",
+    Exit.NOT_FOUND: "no such task, handler or store",
     Exit.NO_SERVER: "no server could be reached",
     Exit.REFUSED: "refused: a newer or damaged file, a conflict, or it needs -y",
     Exit.NEEDS_EXTRA: "an extra is not installed",
@@ -51,7 +51,7 @@ class CliError(errors.TaskpoolError):
 
 
 _BY_ERROR: tuple[tuple[tuple[type[errors.TaskpoolError], ...], Exit], ...] = (
-    ((errors.NotFound, errors.HandlerNotFound, errors.QueueNotRegistered), Exit.NOT_FOUND),
+    ((errors.NotFound, errors.HandlerNotFound), Exit.NOT_FOUND),
     ((errors.NoServer, errors.PoolStopped), Exit.NO_SERVER),
     (
         (errors.InvalidTask, errors.InvalidPayload, errors.InvalidHandler, errors.ArgCountError, errors.ArgTypeError),
