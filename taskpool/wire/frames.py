@@ -12,7 +12,7 @@ from collections import deque
 from taskpool.errors import TaskpoolError
 
 FRAME_BYTES_MAX = 64 << 20  # one frame: many tasks of up to 16 MiB travel in several
-READ_BYTES = 1 << 18
+READ_BYTES = 1 << 16  # of one recv; from 128 KiB on, malloc maps fresh pages for each: 22 µs instead of 3 for a short frame
 
 _length = struct.Struct("<I")
 _SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # an int, not an enum made anew by each send
