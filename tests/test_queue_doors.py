@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,20 @@ def test_limits_and_pauses_hold_for_the_next_owner(tmp_path: Path) -> None:
         assert waits.wait_reason == "paused"
         pool.resume("one")
         assert pool.wait(waits.id, 20).status == "succeeded"
+
+
+def test_a_pause_waits_for_a_guest_that_holds_the_write_lock(tmp_path: Path) -> None:
+    with Pool(tmp_path / "x.db", workers=1, durability="process") as pool:
+        pool.queue("mail", concurrency=2)
+        guest = sqlite3.connect(pool.store, isolation_level=None)
+        guest.execute("BEGIN IMMEDIATE")
+        with ThreadPoolExecutor(1) as threads:
+            paused = threads.submit(pool.pause, "mail")
+            assert not paused.done()
+            assert not next(iter(pool.queues())).paused, "readers are answered meanwhile"
+            guest.execute("ROLLBACK")
+            assert next(iter(paused.result(20))).paused
+        guest.close()
 
 
 # ---- the command line -----------------------------------------------------------------------------------------------

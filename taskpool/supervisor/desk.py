@@ -21,7 +21,7 @@ from taskpool.core.lifecycle import SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.scheduler import Scheduler
 from taskpool.errors import AlreadyExists, StoreError, TaskpoolError
 from taskpool.model import Filter, Options, Queue, Stats, TaskSpec, WorkerState
-from taskpool.store.conditions import StoreFull
+from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.store import Store
 from taskpool.supervisor.server import Connection, Server, refusal
 from taskpool.wire import messages as wire
@@ -54,6 +54,7 @@ class Desk:
         self._readings: list[tuple[int, wire.Request]] = []
         self._stuck: StoreError | None = None  # set: the store takes no writes for now
         self._held: list[tuple[Connection, wire.Request]] = []
+        self._later: list[tuple[Connection, wire.RegisterQueue | wire.PauseQueues]] = []  # found the write lock taken
         self._held_bytes = 0
         self._held_readings: list[tuple[int, wire.Request]] = []
         self._merges: dict[tuple[int, int], list[int]] = {}  # ids of a Submit, 0 where a new one belongs
@@ -91,12 +92,8 @@ class Desk:
                     self._readings.append((client, request))
                 case wire.GetQueues() | wire.Explain():
                     self._readings.append((client, request))
-                case wire.RegisterQueue():
-                    self._set_queues([self._store.register_queue(queues.check(request.queue), replace=request.replace)])
-                    self._readings.append((client, wire.GetQueues(request.seq)))
-                case wire.PauseQueues():
-                    self._set_queues(self._store.pause_queues(request.names, request.paused))
-                    self._readings.append((client, wire.GetQueues(request.seq)))
+                case wire.RegisterQueue() | wire.PauseQueues():
+                    self._change_queues(connection, request)
                 case _:
                     assert_never(request)
         except TaskpoolError as error:
@@ -215,10 +212,32 @@ class Desk:
             if queue.max_backlog is not None:
                 self._backlogs[queue.name] = queue
 
-    def _set_queues(self, rules: Sequence[Queue]) -> None:
-        """Pass on what is stored of queues."""
+    def _change_queues(self, connection: Connection, request: wire.RegisterQueue | wire.PauseQueues) -> None:
+        """Store what is said of queues, at once, and pass it on; once more by timer while a guest holds the write lock."""
+        try:
+            if isinstance(request, wire.RegisterQueue):
+                rules = [self._store.register_queue(queues.check(request.queue), replace=request.replace)]
+            else:
+                rules = self._store.pause_queues(request.names, request.paused)
+        except StoreBusy:
+            if len(self._later) >= HELD_MAX:
+                raise
+            self._later.append((connection, request))
+            return
         self.know_queues(rules)
         self.events += [ev.QueueSet(queue) for queue in rules]
+        self._readings.append((connection.number, wire.GetQueues(request.seq)))
+
+    @property
+    def waits_for_lock(self) -> bool:
+        """Whether something is to be tried again that found the store's write lock taken."""
+        return bool(self._later)
+
+    def try_again(self) -> None:
+        """Try what found the write lock taken, in its order."""
+        later, self._later = self._later, []
+        for connection, request in later:
+            self.on_request(connection, request)
 
     def _check_backlogs(self, new: Sequence[TaskSpec]) -> None:
         """Raise QueueFull if these tasks are more than may wait, counting what came before them in this turn."""

@@ -142,6 +142,8 @@ class Loop:
         if self._stuck is not None and not self._try_again(self._stuck):
             self._desk.answer_readings()
             return
+        if self._desk.waits_for_lock:
+            self._desk.try_again()
         events, self._events = self._events, []
         events += self._desk.take_events()
         now = self._clock.now()
@@ -170,6 +172,8 @@ class Loop:
         if self._events or self._desk.busy:
             return 0.0
         timer = self._scheduler.next_timer(now)
+        if self._desk.waits_for_lock:
+            timer = min(BUSY_RETRY_NS_MAX / NS, BUSY_RETRY_NS_MAX / NS if timer is None else timer)
         if self._progress_at:
             look = max(0.0, (self._progress_at - now.mono) / NS)
             return look if timer is None else min(timer, look)
