@@ -184,11 +184,14 @@ class Link:
         self.pidfd = self.stacks_fd = -1
 
     def remove_page(self) -> None:
-        """Unmap the page and remove its file."""
-        try:
-            os.unlink(self.page.path)
-        except FileNotFoundError:
-            pass
+        """Unmap the page and remove its file, and whatever else the worker wrote beside it and never told of."""
+        directory, name = os.path.split(self.page.path)
+        own = name.removesuffix("page")  # as in w7.page, w7.3.spill
+        for path in [self.page.path, *(entry.path for entry in os.scandir(directory) if entry.name.startswith(own))]:
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
         self.page.close()
 
 

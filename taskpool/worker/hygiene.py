@@ -68,6 +68,10 @@ class Hygiene:
             clean &= _null_as_stdin() == self._null
         return no_children() and clean
 
+    def restore_rest(self) -> bool:
+        """Put back what `restore` leaves out unless it is thorough. Return whether the worker is clean."""
+        return self._output.restore() and self._restore_limits()
+
     def _restore_interpreter(self) -> bool:
         if sys.gettrace() is not None:
             sys.settrace(None)

@@ -30,6 +30,7 @@ from taskpool.worker.output import Output
 
 BELL_NS_MAX = 4_000_000  # a report waits no longer than this for its bell
 CLEAN_NS = 4_000_000  # after so much work, and when there is no more of it, the process is put back as it was: 20 to 40 µs
+EXIT_DIRTY = 72
 
 
 def main(worker_id: int, conn_fd: int, page_fd: int, stacks_fd: int, output_fd: int, supervisor_pid: int) -> NoReturn:
@@ -76,17 +77,26 @@ class Worker:
         self._jobs: deque[Job] = deque()  # received, not begun
         self._silent = 0  # reports in the ring that the bell has not announced
         self._bell_at = 0  # monotonic ns of the last bell, or of the supervisor's last look into the ring
-        self._clean_at = 0  # monotonic ns of the last look at everything that a body may leave behind
+        self._clean_at = 0  # monotonic ns of the last look at what a body may leave behind
+        self._thorough = True  # and whether that was at everything
 
     def run(self) -> NoReturn:
         """Serve for ever; the link ends the process."""
         jobs = self._jobs
         while True:
+            self._rest()
             jobs += self._link.receive()
             self._surroundings.rest()
             self._bell_at = self._clean_at = time.monotonic_ns()
             while jobs:
                 self._serve(jobs.popleft())
+
+    def _rest(self) -> None:
+        """Look, while nobody waits, at what the last look at short bodies left out; a process that cannot be put back ends here."""
+        if not self._thorough:
+            self._thorough = True
+            if not self._hygiene.restore_rest():
+                os._exit(EXIT_DIRTY)
 
     def _serve(self, job: Job) -> None:
         """Run a job, if it may begin."""
@@ -114,7 +124,8 @@ class Worker:
         if not self._jobs:
             self._jobs += self._link.receive_more()
         if not self._jobs or ended - self._clean_at >= CLEAN_NS:
-            report.dirty = not self._hygiene.restore(thorough=ended - self._clean_at >= LONG_NS)
+            self._thorough = ended - self._clean_at >= LONG_NS
+            report.dirty = not self._hygiene.restore(self._thorough)
             self._clean_at = ended
         else:
             report.dirty = self._hygiene.has_threads()
