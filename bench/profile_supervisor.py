@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 INTERVAL_S = 0.001
+START_SIGNAL = signal.SIGUSR2  # from the caller, when the load begins: what came before is not sampled
 _OUT = "TASKPOOL_BENCH_PROFILE"
 _KIND = "TASKPOOL_BENCH_PROFILE_KIND"
 
@@ -87,7 +88,7 @@ def inside(argv: list[str]) -> int:
         finally:
             profile.dump_stats(out)
     sampler = Sampler()
-    sampler.start()
+    signal.signal(START_SIGNAL, lambda number, frame: sampler.start())
     try:
         return supervise(argv)
     finally:
@@ -112,6 +113,8 @@ def profiled(kind: str, contender: str, tasks: int, out: Path, row: str) -> floa
     try:
         with opened(contender) as found:
             pid = found.pool.stats().pid
+            if kind == "sample":
+                os.kill(pid, START_SIGNAL)
             before = processes.cpu_ns(pid)
             if row == "P1":
                 load(found, tasks)
