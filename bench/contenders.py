@@ -72,12 +72,27 @@ def durability_of(name: str) -> Literal["power", "process"]:
     return "process" if name == PROCESS else "power"
 
 
+def pragmas_in_force(directory: Path, durability: str) -> dict[str, Any]:
+    """Return SQLite's settings in a store that is opened as the supervisor opens its own."""
+    from taskpool.store.store import Store
+
+    store = Store.open(directory / "pragmas.db", durability=durability)
+    try:
+        return dict(store.pragmas())
+    finally:
+        store.close()
+
+
 @contextmanager
 def _taskpool(name: str, workers: int, directory: Path) -> Iterator[Opened]:
     from taskpool import Pool
 
     with Pool(directory / "bench.db", workers=workers, durability=durability_of(name)) as pool:
-        about = {"durability": durability_of(name), "versions": facts.versions("taskpool", "msgspec")}
+        about = {
+            "durability": durability_of(name),
+            "versions": facts.versions("taskpool", "msgspec"),
+            "pragmas": pragmas_in_force(directory, durability_of(name)),
+        }
         if name == EXECUTOR:
             from taskpool import Executor
 
