@@ -32,8 +32,8 @@ if [ "$1 $2" = "-P -c" ]; then
 fi
 exec {python} "$@"
 """
-_CODE = """import sys; sys.path += sys.argv.pop().split(':') + ['{root}']
-from bench.profile_supervisor import inside; sys.exit(inside(sys.argv[1:]))"""
+_CODE = """import sys; sys.path[:] = ['{root}', *sys.path, *sys.argv[3:]]
+from bench.profile_supervisor import inside; sys.exit(inside(sys.argv[1:3]))"""
 
 
 class Sampler:
