@@ -17,7 +17,6 @@ class Exit(enum.IntEnum):
     NOT_FOUND = 3
     NO_SERVER = 4
     REFUSED = 5
-    NEEDS_EXTRA = 6
     CANCELLED = 7
     PANICKED = 8
     TIMED_OUT = 124
@@ -32,7 +31,6 @@ MEANING = {
     Exit.NOT_FOUND: "no such task, handler or store",
     Exit.NO_SERVER: "no server could be reached",
     Exit.REFUSED: "refused: a newer or damaged file, a conflict, or it needs -y",
-    Exit.NEEDS_EXTRA: "an extra is not installed",
     Exit.CANCELLED: "the awaited task was cancelled",
     Exit.PANICKED: "the awaited task's process died",
     Exit.TIMED_OUT: "--timeout ran out",

@@ -71,9 +71,10 @@ def _print(screen: Console, task: Task, attempts: list[Attempt], verbose: int) -
             screen.print(Text(f"  {line}"))
     if attempts:
         _print_attempts(screen, attempts)
+    told = task.error.traceback.strip() if task.error is not None else ""  # of a process that died, its stack
     for attempt in attempts if verbose else attempts[-1:]:
         for title, text in (("stack", attempt.stack), ("output", attempt.output)):
-            if text:
+            if text and text.strip() != told:
                 screen.print(Text(f"{title} of attempt {attempt.attempt}", "bold"))
                 screen.print(Text("\n".join(f"  {line}" for line in many_lines(text.rstrip("\n")).split("\n"))))
 
