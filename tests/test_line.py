@@ -65,3 +65,40 @@ def test_a_line_asks_for_more_below_half_and_knows_when_all_is_here() -> None:
     line.refilled([(0, 0, 3)], more=False)
     assert line.mark is None
     assert drained(line) == [(-1, 5, 3), (0, 0, 1), (0, 0, 2), (0, 0, 3)]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["store", "take", "shed", "refill"]), st.integers(-1, 1), st.integers(0, 4)), max_size=80)
+)
+def test_a_short_line_over_a_long_store_loses_nothing_and_keeps_the_order(steps: list[tuple[str, int, int]]) -> None:
+    """Whatever comes, leaves and is read in between: the next of the line is the next of all, and all of them come."""
+    line, stored = Line(cap=4, stored=True), set[Key]()
+
+    def refill() -> None:
+        assert line.mark is not None
+        behind = sorted(key for key in stored if key > line.mark)
+        line.refilled(behind[:2], more=len(behind) > 2)
+
+    def take() -> None:
+        key = line.pop()
+        if key is not None:
+            assert key == min(stored)
+            stored.remove(key)
+
+    for number, (step, rank, at) in enumerate(steps):
+        if step == "store":
+            stored.add((rank, at, number))
+            line.offer((rank, at, number))
+        elif step == "take":
+            take()
+        elif step == "shed":
+            line.shed()
+        elif line.wants_refill():
+            refill()
+        assert {key for key in stored if line.mark is None or key <= line.mark} == set(line)
+    line.shed()
+    while stored:
+        if line.wants_refill():
+            refill()
+        take()
+    assert line.pop() is None
