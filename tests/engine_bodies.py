@@ -64,8 +64,8 @@ def swallow_cancel(path: str) -> None:
 
 
 def note_cancel(started: str, noted: str) -> None:
-    Path(started).write_text("")
     try:
+        Path(started).write_text("")
         time.sleep(3600)
     except taskpool.errors.Cancelled:
         Path(noted).write_text("cancelled")
