@@ -37,3 +37,11 @@ def test_the_last_progress_of_an_ended_task_stays(tmp_path: Path) -> None:
             assert progress is not None
             assert progress.fraction == 1.0
         other.cancel()
+
+
+def test_a_task_of_next_year_waits_for_it(tmp_path: Path) -> None:
+    """Longer than epoll can count; others do not notice."""
+    with Pool(tmp_path / "x.db", workers=1, durability="process") as pool:
+        later = pool.options(delay=400 * 86400.0).submit(_count, 1, 0.0)
+        assert pool.submit(_count, 2, 0.0).result(WAIT_S) == 2
+        assert later.cancel()

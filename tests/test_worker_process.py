@@ -142,10 +142,9 @@ def test_it_dies_with_the_supervisor_whatever_it_does(tmp_path: Path) -> None:
     os.close(read)
 
 
-def test_an_orphan_ends_before_it_does_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_orphan_ends_before_it_does_anything() -> None:
     from taskpool.worker import birth
 
-    monkeypatch.setattr(birth, "ADOPTION_S_MAX", 0.05)
     pid = os.fork()
     if pid == 0:
         birth.die_with(1)

@@ -37,6 +37,7 @@ BUSY_WARN_NS = NS
 FULL_RETRY_NS = NS // 2  # … while there is no room on the disk
 GIVE_UP_S = 0.5  # how long the end of a pool waits for a store that takes no writes
 NEWS_S = 0.1  # between looks at progress and output while somebody follows
+CLOCK_LOOK_S = 30.0  # between looks at the wall clock while something waits for it: it may be set, or the machine may sleep
 SAVE_PROGRESS_S = 1.0  # between savings of progress while something runs
 
 _DISPATCH = ev.Dispatch()
@@ -177,7 +178,7 @@ class Loop:
         if self._progress_at:
             look = max(0.0, (self._progress_at - now.mono) / NS)
             return look if timer is None else min(timer, look)
-        return timer
+        return timer if timer is None else min(timer, CLOCK_LOOK_S)
 
     # ---- one turn's commands ----------------------------------------------------------------------------------------
 

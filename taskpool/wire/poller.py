@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 IN = select.EPOLLIN
 OUT = select.EPOLLOUT
+WAIT_S_MAX = 86400.0  # epoll counts milliseconds in 31 bits; who waits longer looks once a day
 GONE = select.EPOLLHUP | select.EPOLLERR
 
 
@@ -41,7 +42,7 @@ class Poller:
     def wait(self, timeout_s: float | None) -> None:
         """Wait for events (None: for ever) and run their callbacks."""
         # Rounded up to epoll's milliseconds: waking early would only make one more turn that finds nothing due.
-        timeout = -1 if timeout_s is None else max(0, math.ceil(timeout_s * 1000)) / 1000
+        timeout = -1 if timeout_s is None else max(0, math.ceil(min(timeout_s, WAIT_S_MAX) * 1000)) / 1000
         for fd, events in self._epoll.poll(timeout):
             callback = self._callbacks.get(fd)
             if callback is not None:  # removed by an earlier callback of this round

@@ -13,12 +13,10 @@ import os
 import random
 import signal
 import sys
-import time
 
 from taskpool.wire import barrier
 from taskpool.worker.interrupt import STACK_SIGNAL
 
-ADOPTION_S_MAX = 5.0  # so long it may take until the supervisor is this process's parent
 EXIT_ORPHAN = 71
 OOM_SCORE_ADDED = 300  # of 1000: when memory runs out, a worker goes before the supervisor
 
@@ -27,12 +25,10 @@ _KEPT_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them, so that
 
 
 def die_with(supervisor: int) -> None:
-    """Have the kernel kill this process when the supervisor ends; end it if the supervisor is not its parent."""
-    until = time.monotonic() + ADOPTION_S_MAX
-    while os.getppid() != supervisor:
-        if time.monotonic() > until:
-            os._exit(EXIT_ORPHAN)
-        time.sleep(0.0002)
+    """Have the kernel kill this process when the supervisor ends; end it at once if the supervisor is not its parent.
+
+    The process between had ended before this is called, so whoever is the parent now will stay it: the supervisor, or nobody of ours.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0 or os.getppid() != supervisor:
         os._exit(EXIT_ORPHAN)
