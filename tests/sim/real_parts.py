@@ -295,9 +295,8 @@ class RealShell(Shell):
 
         self._desk.on_request(cast(Connection, Caller), request)
 
-    def is_called(self, anyhow: bool = False) -> bool:
-        self.engine.collect()
-        return anyhow or bool(self.engine.news) or self.loop._timeout() == 0.0
+    def timer(self) -> float | None:
+        return self.loop._timeout()
 
     def turn(self, first: Sequence[ev.Event] = ()) -> None:
         for event in first:

@@ -114,10 +114,14 @@ class Shell:
         self._clock.advance(self._random.choice((0.0, 1e-6, 1e-4, 1e-3, 3e-2)))
         self.engine.expire()
 
+    def timer(self) -> float | None:
+        """Return the seconds after which the loop wakes up by itself."""
+        return self.scheduler.next_timer(self._clock.now())
+
     def is_called(self, anyhow: bool = False) -> bool:
         """Return whether the loop wakes up: something has come, or the timer says so."""
         self.engine.collect()
-        timer = self.scheduler.next_timer(self._clock.now())
+        timer = self.timer()
         return anyhow or bool(self._events or self._requests or self.engine.news) or timer == 0.0
 
     # ---- the turn ---------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from taskpool.wire.messages import Checkpointed, Report
 STEPS = 500  # of the first part of a run
 TASKS_MAX = 120  # submitted in a run
 REPEAT_EVERY = 100  # steps after which all that was said comes once more
-CALM_TURNS_MAX = 5_000  # in which a calm world must come to rest
+CALM_STEPS_MAX = 50_000  # in which a calm world must come to rest; a loop that looks at the clock now and then takes many
 SPIN_MAX = 50  # turns without any command that the timer may call for in a row
 
 
@@ -213,7 +213,7 @@ class World:
 
     def _sleep(self) -> None:
         """Let the world sleep, at most until the timer's next call."""
-        timer = self._shell.scheduler.next_timer(self._clock.now())
+        timer = self._shell.timer()
         self._clock.advance(min(self._random.choice((0.001, 0.1, 1.0, 100.0)), 200.0 if timer is None else timer))
         self._shell.engine.expire()
 
@@ -277,7 +277,7 @@ class World:
     def _calm_down(self) -> None:
         """Nothing breaks any more: go on until everything has ended, moving time only as far as timers say."""
         self._shell.be_calm()
-        for _ in range(CALM_TURNS_MAX):
+        for _ in range(CALM_STEPS_MAX):
             if self._at_rest():
                 return
             self._live(self._calm_step)
@@ -303,7 +303,7 @@ class World:
             obey(shell.idle_turns <= SPIN_MAX, f"the timer called {shell.idle_turns} times for nothing")
         elif not worked:
             now = self._clock.now()
-            timer = shell.scheduler.next_timer(now)
+            timer = shell.timer()
             kill = shell.engine.next_kill()
             waits = [wait for wait in (timer, None if kill is None else max(0.0, (kill - now.mono) / NS)) if wait is not None]
             running = [stored.row.id for stored in self._store.tasks.values() if stored.row.status == RUNNING]
