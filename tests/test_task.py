@@ -80,6 +80,8 @@ def test_options_are_over_the_decorators(pool: tuple[Client, Peer]) -> None:
     client.options(queue="gpu").submit(urgent, 7)
     assert (peer.specs[1].priority, peer.specs[1].queue) == (9, "cpu")
     assert (peer.specs[2].priority, peer.specs[2].queue) == (9, "gpu")
+    client.options(queue="gpu", priority=1).submit(urgent, 7)  # what is said of the single task is the strongest
+    assert (peer.specs[3].priority, peer.specs[3].queue) == (9, "gpu")
     assert msgspec.msgpack.decode(peer.specs[1].options, type=Options) == Options(max_attempts=3, timeout_s=5.0)
     assert price(3) == urgent(3)
     with pytest.raises(errors.InvalidTask, match="timeout"):

@@ -183,7 +183,8 @@ class Submitter:
         """Return how a function travels. Kept by identity (the plan holds the function, so its id is not used again)."""
         found = self._plans.get(id(fn))
         if found is None:
-            found = Plan(fn, self._said.over(getattr(fn, "_said", NOTHING_SAID)))
+            decorated, given = getattr(fn, "_decorated", NOTHING_SAID), getattr(fn, "_given", NOTHING_SAID)
+            found = Plan(fn, given.over(self._said.over(decorated)))
             if len(self._plans) >= PLANS_MAX:
                 self._plans.clear()
             self._plans[id(fn)] = found

@@ -31,10 +31,15 @@ class TaskFunction(Generic[P, R]):
     __name__: str
     __qualname__: str
 
-    def __init__(self, fn: Callable[..., R], name: str, said: Said, wants_controller: bool) -> None:
+    def __init__(
+        self, fn: Callable[..., R], name: str, decorated: Said, wants_controller: bool, given: Said = NOTHING_SAID
+    ) -> None:
+        """decorated: what the decorator says, given: what `options` says, which also wins over a pool's view."""
         functools.update_wrapper(self, fn)
         self.name = name
-        self._said = said
+        self._decorated = decorated
+        self._given = given
+        self._said = given.over(decorated)
         self._wants_controller = wants_controller
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -63,7 +68,7 @@ class TaskFunction(Generic[P, R]):
 
     def options(self, **options: Unpack[TaskOptions]) -> TaskFunction[P, R]:
         """Return this handler under further options. Raises InvalidTask, naming the option."""
-        return TaskFunction(self.__wrapped__, self.name, self._said.plus(options), self._wants_controller)
+        return TaskFunction(self.__wrapped__, self.name, self._decorated, self._wants_controller, self._given.plus(options))
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """Make it a method of classes, as a function is."""
@@ -72,8 +77,8 @@ class TaskFunction(Generic[P, R]):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle it by its name, as a function; under further options, by that and them; in a session with its function."""
         if self.__module__ in MAIN_NAMES and not main_is_importable():
-            return TaskFunction, (self.__wrapped__, self.name, self._said, self._wants_controller)
-        return _rebuild, (self.__module__, self.__qualname__, self._said._values)
+            return TaskFunction, (self.__wrapped__, self.name, self._decorated, self._wants_controller, self._given)
+        return _rebuild, (self.__module__, self.__qualname__, self._given._values)
 
     def __repr__(self) -> str:
         return f"<task {self.name}>" if self._said == NOTHING_SAID else f"<task {self.name}, {self._said!r}>"
@@ -85,9 +90,9 @@ def _rebuild(module: str, qualname: str, values: dict[str, Any]) -> TaskFunction
     found: Any = importlib.import_module(module)
     for part in qualname.split("."):
         found = getattr(found, part)
-    if found._said._values == values:
+    if not values:
         return found  # type: ignore[no-any-return]
-    return TaskFunction(found.__wrapped__, found.name, Said(values), found._wants_controller)
+    return TaskFunction(found.__wrapped__, found.name, found._decorated, found._wants_controller, Said(values))
 
 
 def _is_controller(value: object) -> bool:
