@@ -15,7 +15,7 @@ from unittest import mock
 import msgspec
 
 from taskpool import faults
-from taskpool.clock import Instant
+from taskpool.clock import NS, Instant
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.core.events import TaskRow
@@ -251,12 +251,13 @@ class RealShell(Shell):
         return not self._calm and self._random.random() < getattr(self._conditions, name)
 
     def _watched(self, event: ev.Event, now: Instant) -> list[cmd.Command]:
+        looked = now.mono - self._turned_at.mono >= NS // 10  # it looks at progress and at the clock now and then
         self._turned_at = now
         commands = self._handle(event, now)
         self._laws.served += [self.scheduler.tasks[one.id].queue for one in commands if isinstance(one, cmd.Start)]
         self._answers += [one for one in commands if isinstance(one, cmd.Respond)]
         if isinstance(event, ev.Dispatch):
-            self.idle_turns = 0 if commands else self.idle_turns + 1
+            self.idle_turns = 0 if commands or looked else self.idle_turns + 1
         else:
             self._peril("while it handles events")
         return commands
