@@ -74,6 +74,7 @@ class Shell:
         self._requests: list[ev.Event] = []
         # Reports and checkpoints may even come from a dead supervisor's time; the others only from this one's.
         self._echoes = {kind: said[kind] if kind in said else deque(maxlen=ECHOES_MAX) for kind in ECHOING}
+        self._dropped: frozenset[int] = frozenset()  # refused in the last turn: the scheduler may have spoken of them once more
         self._calm = False
 
     # ---- what comes from outside ------------------------------------------------------------------------------------
@@ -185,8 +186,6 @@ class Shell:
         known = {task_id for task_id in refused if task_id in self._store.tasks or task_id not in new | self._dropped}
         obey(not known, f"the store refused what was said of tasks {sorted(known)}")
         self._dropped = refused
-
-    _dropped: frozenset[int] = frozenset()  # refused in the last turn: the scheduler may have spoken of them once more
 
     def _send(self, starts: list[cmd.Start], now: Instant) -> None:
         batches: dict[int, list[ModelJob]] = {}
