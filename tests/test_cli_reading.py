@@ -116,6 +116,24 @@ def test_ls_shows_the_newest_first(run: Run) -> None:
     assert "42%" in lines[4]
 
 
+def test_on_a_narrow_terminal_names_and_arguments_are_cut_and_ids_are_not(run: Run, db: Path) -> None:
+    code = f"import pty; pty.spawn({[sys.executable, '-m', 'taskpool', '-C', str(db), 'ls']!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "COLUMNS": "64", "NO_COLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["8", "7", "6", "5", "4", "3", "2", "1"]
+    assert [line.split()[1] for line in lines[1:3]] == ["succeeded", "succeeded"]
+    assert max(map(len, lines)) <= 64
+    assert "…" in lines[3]
+
+
 def test_no_name_can_move_a_cursor(run: Run) -> None:
     done = run("ls", "6", "--color", "always")
     assert r"evil\x1b]0;gotcha\x07\x9b31m\u202egnp.exe" in done.stdout

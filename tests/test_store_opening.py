@@ -288,6 +288,12 @@ def test_a_file_of_another_program(path: Path) -> None:
     refused(path, StoreCorrupt, "another program")
 
 
+def test_a_file_that_lacks_a_table(path: Path) -> None:
+    Store.open(path).close()
+    by_hand(path, "DROP TABLE queue")
+    refused(path, StoreCorrupt, "has no table queue")
+
+
 def test_a_file_that_is_no_database(path: Path) -> None:
     path.write_bytes(b"\x00\x01 no database" * 500)
     refused(path, StoreCorrupt, rf"damaged.*sqlite3 {path} \.recover")

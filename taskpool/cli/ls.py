@@ -50,6 +50,7 @@ COLUMNS: dict[str, Callable[[Task, int], str]] = {
     "reason": lambda task, now: one_line(task.wait_reason or task.finish_reason or ""),
 }
 SHOWN = "id,status,name,args,queue,age,time,progress,att"
+SHRINK = {"name", "args", "queue", "batch", "tags", "error", "reason"}  # on a terminal that is too narrow for all
 RIGHT = {"id", "age", "time", "progress", "att", "priority"}
 SORTS: dict[str, Callable[[Task], float | str]] = {
     "id": lambda task: -task.id,
@@ -129,12 +130,15 @@ def _print(session: Session, tasks: list[Task], names: list[str], following: int
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in names:
-        table.add_column(name.upper(), justify="right" if name in RIGHT else "left", no_wrap=name not in ("args", "error"))
+        table.add_column(name.upper(), justify="right" if name in RIGHT else "left", no_wrap=name not in SHRINK)
     now = time.time_ns() // 1000
     for task in tasks:
         cells = [COLUMNS[name](task, now) for name in names]
         table.add_row(
-            *(Text(cell, STYLES[task.status] if name == "status" else "") for name, cell in zip(names, cells, strict=True))
+            *(
+                Text(cell, STYLES[task.status] if name == "status" else "", no_wrap=True, overflow="ellipsis")
+                for name, cell in zip(names, cells, strict=True)
+            )
         )
     console(session.color, sys.stdout).print(table)
     if following is not None:

@@ -122,8 +122,10 @@ def version(connection: sqlite3.Connection, path: object) -> int | None:
         raise StoreTooNew(
             f"{path} has schema {have}, this taskpool knows {schema.VERSION}", hint="upgrade taskpool; nothing was changed"
         )
-    if have < 1 or not {"task", "attempt", "meta"} <= tables:
-        raise damaged(path, "its tables are missing")
+    wanted = schema.TABLES if have == schema.VERSION else {"task", "attempt", "meta"}
+    if have < 1 or not wanted <= tables:
+        missing = ", ".join(sorted(wanted - tables))
+        raise damaged(path, f"it has no table {missing}" if missing else f"its schema is said to be {have}")
     return have
 
 

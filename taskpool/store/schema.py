@@ -15,6 +15,7 @@ every UPDATE of ours asserts the status and version that it moves from.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from typing import Final
 
@@ -96,6 +97,9 @@ CREATE TABLE meta(
     opened_at INTEGER NOT NULL
 );
 """
+
+
+TABLES: Final = frozenset(re.findall(r"CREATE TABLE (\w+)", _TABLES))
 
 
 def create(connection: sqlite3.Connection, mark: str) -> None:
