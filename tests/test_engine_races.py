@@ -114,6 +114,18 @@ def test_two_take_backs_give_nothing_back_twice_and_lose_nothing(rig: Rig) -> No
     assert rig.call(worker, bodies.double, 2) == 4
 
 
+def test_a_take_back_of_what_was_passed_over_meanwhile_forbids_nothing_that_is_sent_later(rig: Rig) -> None:
+    """It was decided before that was heard, and must not stay in force: the next job would be passed over, and nobody told."""
+    worker = rig.ready(1)
+    first, second, third = rig.send(worker, (bodies.nap, 0.1), (bodies.double, 1), (bodies.double, 2))
+    rig.begun(worker, first)
+    rig.engine.take_back(worker, first)
+    assert rig.wait(ev.Passed).n == third
+    rig.engine.take_back(worker, second)
+    assert rig.node._links[worker].page.words[LIMIT] == NO_LIMIT
+    assert rig.call(worker, bodies.double, 2) == 4
+
+
 def test_without_membarrier_a_mailbox_holds_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(barrier, "available", lambda: False)
     monkeypatch.setattr(barrier, "everywhere", lambda: pytest.fail("there is no barrier"))

@@ -119,7 +119,7 @@ class Intake:
         if link.taken_above is not None:
             above = min(above, link.taken_above)  # what was given back once is never begun
         self._deliver(TakenBack(link.worker_id, above))
-        if above < link.last_n:
+        if above < next(reversed(link.sent), 0):  # else it has begun, or passed over, all that it was sent
             link.taken_above = above
         else:
             self._allow(link)

@@ -143,10 +143,13 @@ class ModelEngine:
         if box is None or box.state != ALIVE or (running_ns and self._gets_on(box, running_ns)):
             return
         box.limit = min(box.limit, above)
+        self._read(box)
+        if box.limit == NO_LIMIT:
+            return  # that was quick: all was passed over, told, and allowed again
         above = max(above, box.last_begun)
         box.taken_above = above if box.taken_above is None else min(above, box.taken_above)
         self.news.append(News(ev.TakenBack(worker, box.taken_above), worker))
-        if box.taken_above >= box.highest:
+        if all(job.n <= box.taken_above for job in box.pipe):
             self._allow(box)
 
     def _gets_on(self, box: ModelWorker, running_ns: int) -> bool:
