@@ -24,6 +24,10 @@ import pytest
 from taskpool.cli.exits import MEANING
 from taskpool.cli.main import VERBS, Verbs, program
 from taskpool.cli.verb import Verb, global_options
+from taskpool.doors.client import QueueSettings
+from taskpool.doors.options import TaskOptions
+from taskpool.faults import POINTS
+from taskpool.model import Controller
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -253,6 +257,28 @@ def test_every_verb_and_option_of_the_command_line_has_its_words() -> None:
         assert f"`{option}" in text, option
     for code in MEANING:
         assert f"| {int(code)} |" in text, code
+
+
+def test_every_shape_of_json_has_its_words() -> None:
+    text = (ROOT / "docs" / "command-line.md").read_text()
+    sources = [path.read_text() for path in sorted((ROOT / "taskpool" / "cli").glob("*.py"))]
+    shapes = {shape for source in sources for shape in re.findall(r'"(taskpool\.[\w.-]+/\d+)"', source)}
+    assert shapes == set(re.findall(r"taskpool\.[\w.-]+/\d+", text))
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "names"),
+    [
+        ("tasks", "## Options", set(TaskOptions.__annotations__)),
+        ("tasks", "## The controller", {name for name in vars(Controller) if not name.startswith("_")}),
+        ("testing", "## Planted faults", set(POINTS)),
+        ("queues", "## What a queue may be told", set(QueueSettings.__annotations__)),
+    ],
+)
+def test_tables_are_complete(page: str, heading: str, names: set[str]) -> None:
+    section = (ROOT / "docs" / f"{page}.md").read_text().partition(f"{heading}\n")[2].partition("\n## ")[0]
+    firsts = [line.split("|")[1] for line in section.splitlines() if line.startswith("|")]
+    assert {name for first in firsts for name in re.findall(r"`([\w.]+)", first)} == names
 
 
 def _is_filter(option: click.Option) -> bool:
