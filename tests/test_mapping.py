@@ -155,7 +155,7 @@ def test_timeout_counts_from_the_call(connected: Any) -> None:
     client, peer = connected()
     for ordered in (True, False):
         results = client.map(work, [1], timeout=0.01, ordered=ordered)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match="the map did not end in time"):
             next(results)
     peer.wait_specs(2)
 

@@ -32,6 +32,7 @@ PULL_TASKS = 256  # items of one bundle
 PULL_BYTES = 8 << 20
 PULL_S = 0.002  # a bundle leaves after so long, however few it holds
 BATCH_LENGTH_MAX = 200
+TOO_LATE = "the map did not end in time"
 
 
 class MapRun(Generic[R]):
@@ -106,19 +107,23 @@ class MapRun(Generic[R]):
         try:
             return self._ready.get(timeout=self._left())
         except Empty:
-            raise TimeoutError("the map did not end in time") from None
+            raise TimeoutError(TOO_LATE) from None
 
     def _result(self, future: Future[R]) -> R:
-        if not self._return_exceptions:
-            return future.result(self._left())
         try:
             return future.result(self._left())
-        except (TimeoutError, PoolStopped) as error:
-            if future.done() and not isinstance(error, PoolStopped):
+        except PoolStopped:
+            raise
+        except TimeoutError as error:
+            if not future.done():
+                raise TimeoutError(TOO_LATE) from None
+            if self._return_exceptions:
                 return error  # type: ignore[return-value]  # the task's own
             raise
         except Exception as error:
-            return error  # type: ignore[return-value]  # what return_exceptions asks for
+            if self._return_exceptions:
+                return error  # type: ignore[return-value]
+            raise
 
     def _left(self) -> float | None:
         return None if self._until is None else max(0.0, self._until - time.monotonic())
