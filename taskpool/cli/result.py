@@ -55,7 +55,7 @@ def command(session: Session, selection: Selection, output: str | None, raw: boo
         session.note(f"wrote {len(data):,} bytes of {form} to {one_line(output)}")
     elif session.json:
         seen = values.shown(value)
-        session.show(ResultDoc(task.id, task.uid, task.status.value, seen.type, seen.json, seen.repr, None))
+        session.show(ResultDoc(task.id, task.uid, task.status.value, seen.type, seen.json, seen.repr, None, seen.text))
     else:
         _print_value(value)
     return Exit.OK

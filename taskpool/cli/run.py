@@ -270,6 +270,7 @@ class Run:
             value=shown.json if shown else None,
             repr=shown.repr if shown else None,
             error=error_doc(error),
+            text=shown.text if shown else None,
         )
         return line, error
 

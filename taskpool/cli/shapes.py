@@ -145,7 +145,10 @@ class StatusDoc(msgspec.Struct):
 
 
 class ResultDoc(msgspec.Struct):
-    """What a task returned. value: as JSON where that is exact, else null; repr: the same for people; type: its Python type."""
+    """What a task returned.
+
+    value: as JSON where that is exact, else null; text: of bytes that are UTF-8; repr: the same for people; type: its Python type.
+    """
 
     id: int
     uid: str
@@ -154,6 +157,7 @@ class ResultDoc(msgspec.Struct):
     value: Any
     repr: str | None
     error: ErrorDoc | None
+    text: str | None = None
     schema: str = "taskpool.result/1"
 
 
@@ -244,7 +248,7 @@ class ProgressLine(msgspec.Struct):
 
 
 class RunLine(msgspec.Struct):
-    """One finished input of `run`. seq from 1, in the order of inputs; value and repr as in taskpool.result/1."""
+    """One finished input of `run`. seq from 1, in the order of inputs; value, repr and text as in taskpool.result/1."""
 
     seq: int
     id: int
@@ -254,6 +258,7 @@ class RunLine(msgspec.Struct):
     value: Any
     repr: str | None
     error: ErrorDoc | None
+    text: str | None = None
     schema: str = "taskpool.run/1"
 
 

@@ -15,12 +15,13 @@ DEPTH_MAX = 100
 
 
 class Shown(NamedTuple):
-    """One value. json: the same as JSON where that is exact (else None); is_json tells whether it is."""
+    """One value. json: the same as JSON where that is exact (else None); is_json tells whether it is; text: of bytes in UTF-8."""
 
     type: str
     repr: str
     json: Any
     is_json: bool
+    text: str | None = None
 
 
 def decode(task_id: int, codec: int, data: bytes | None) -> Any:
@@ -45,7 +46,15 @@ def shown(value: Any) -> Shown:
     if len(text) > REPR_CHARACTERS_MAX:
         text = text[: REPR_CHARACTERS_MAX - 1] + "…"
     exact = is_json(value)
-    return Shown(type(value).__qualname__, text, value if exact else None, exact)
+    return Shown(type(value).__qualname__, text, value if exact else None, exact, _text(value))
+
+
+def _text(value: Any) -> str | None:
+    """Return what bytes say as text, such as the output of a command; None for anything else."""
+    try:
+        return value.decode() if type(value) is bytes else None
+    except UnicodeDecodeError:
+        return None
 
 
 def is_json(value: Any, depth: int = 0) -> bool:
