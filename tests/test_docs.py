@@ -36,6 +36,7 @@ TRIED = [page for page in PAGES if re.search(r"^```(python|console)$", page.read
 WAIT_S = 60
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"# ([\w.-]+\.(?:py|sh|csv|txt))\n")
+UNFINISHED = re.compile(r": \d+/\d+ done \((?!100 %)")  # progress, told every few seconds
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -62,8 +63,9 @@ def commands(text: str) -> Iterator[tuple[str, str]]:
 
 
 def plain(text: str) -> str:
-    """Return a text with runs of blanks as one: columns are as wide as what stands in them."""
-    return "\n".join(" ".join(line.split()) for line in text.strip().splitlines())
+    """Return a text with runs of blanks as one (columns are as wide as what stands in them), without what a slow run adds."""
+    lines = (" ".join(line.split()) for line in text.strip().splitlines())
+    return "\n".join(line for line in lines if not UNFINISHED.search(line))
 
 
 def pattern_of(shown: str) -> re.Pattern[str]:
