@@ -38,7 +38,8 @@ FULL_RETRY_NS = NS // 2  # … while there is no room on the disk
 GIVE_UP_S = 0.5  # how long the end of a pool waits for a store that takes no writes
 NEWS_S = 0.1  # between looks at progress and output while somebody follows
 CLOCK_LOOK_S = 30.0  # between looks at the wall clock while something waits for it: it may be set, or the machine may sleep
-SAVE_PROGRESS_S = 1.0  # between savings of progress while something runs
+SAVE_PROGRESS_S = 1.0  # between savings of progress while something runs …
+QUIET_PROGRESS_S = 2.5  # … and says nothing: a look costs a wake-up, 0.2 ms
 
 _DISPATCH = ev.Dispatch()
 
@@ -357,8 +358,9 @@ class Loop:
             self._progress_at = 0
             return
         followers = [one for one in self._server.connections.values() if one.follows is not None]
-        self._progress_at = now.mono + round((NEWS_S if followers else SAVE_PROGRESS_S) * NS)
         changed = dict(self._engine.progress())
+        pause_s = NEWS_S if followers else SAVE_PROGRESS_S if changed else QUIET_PROGRESS_S
+        self._progress_at = now.mono + round(pause_s * NS)
         self._progress.update(changed)
         if followers:
             self._tell_followers(changed)
