@@ -287,6 +287,13 @@ def test_a_store_that_is_not_there_is_not_made(run: Run, tmp_path: Path) -> None
     assert not missing.exists()
 
 
+@pytest.mark.parametrize("name", ["bad name", ":memory:", "/"])
+def test_what_cannot_name_a_store_is_a_usage_error(run: Run, name: str) -> None:
+    done = run("ls", pool=None, env={"TASKPOOL_POOL": name})
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+
+
 def test_a_file_that_is_no_store_is_refused(run: Run, tmp_path: Path) -> None:
     other = tmp_path / "letter.db"
     other.write_text("Dear reader, " * 500)

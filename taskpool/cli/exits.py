@@ -48,13 +48,18 @@ class CliError(errors.TaskpoolError):
         self.code = code
 
 
+_NONSENSE = (
+    errors.InvalidTask,
+    errors.InvalidSettings,
+    errors.InvalidPayload,
+    errors.InvalidHandler,
+    errors.ArgCountError,
+    errors.ArgTypeError,
+)
 _BY_ERROR: tuple[tuple[tuple[type[errors.TaskpoolError], ...], Exit], ...] = (
     ((errors.NotFound, errors.HandlerNotFound), Exit.NOT_FOUND),
     ((errors.NoServer, errors.PoolStopped), Exit.NO_SERVER),
-    (
-        (errors.InvalidTask, errors.InvalidPayload, errors.InvalidHandler, errors.ArgCountError, errors.ArgTypeError),
-        Exit.USAGE,
-    ),
+    (_NONSENSE, Exit.USAGE),
     ((errors.TaskFailed, errors.InternalError), Exit.FAILED),
 )
 
