@@ -296,17 +296,21 @@ class RealShell(Shell):
 
         self._desk.on_request(cast(Connection, Caller), request)
 
+    @property
+    def is_stuck(self) -> bool:
+        return self.loop._stuck is not None
+
     def timer(self) -> float | None:
         return self.loop._timeout()
 
     def turn(self, first: Sequence[ev.Event] = ()) -> None:
         for event in first:
             self.loop.deliver(event)
-        if self.loop._stuck is None:
+        if not self.is_stuck:
             self._answers = []
         self.loop.turn()
         self._hear()
-        if self.loop._stuck is not None:
+        if self.is_stuck:
             self._peril("while a turn is stuck")
             return  # nothing new was decided, or it is not stored
         if self.loop.ended:

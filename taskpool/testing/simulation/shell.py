@@ -115,6 +115,11 @@ class Shell:
         self._clock.advance(self._random.choice((0.0, 1e-6, 1e-4, 1e-3, 3e-2)))
         self.engine.expire()
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a turn was decided that the store does not take for now."""
+        return False
+
     def timer(self) -> float | None:
         """Return the seconds after which the loop wakes up by itself."""
         return self.scheduler.next_timer(self._clock.now())

@@ -186,6 +186,9 @@ class World:
         opened = ev.Opened(self._store.next_id(), self._store.queues_waiting())
         rules = [ev.QueueSet(queue) for queue in self._store.queue_rules()]
         self._shell.turn([*rules, *recovered, opened])
+        while self._shell.is_stuck:
+            self._shell.let_time_pass()
+            self._shell.turn()
         self._pages.clear()
         for submitted in list(self._unanswered.values()):
             self._send_again(submitted)
