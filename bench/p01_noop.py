@@ -26,6 +26,13 @@ def measure(contender: str, params: Params) -> Measured:
         return Measured({"rate": params["tasks"] / seconds}, found.facts)
 
 
+def has_executor() -> bool:
+    """Return whether this taskpool has its drop-in for ProcessPoolExecutor."""
+    import taskpool
+
+    return hasattr(taskpool, "Executor")
+
+
 def ratio(ours: str, peer: str) -> Target:
     """Return an open target: our rate over a peer's."""
     return Target(f"{ours} ÷ {peer}", lambda at: _rate(at, ours) / _rate(at, peer))
@@ -39,7 +46,7 @@ ROW = Row(
     id="P1",
     title="No-op tasks",
     text="20,000 calls of a function that does nothing, submitted one by one (`submit_nowait`), all results collected; 2 workers.",
-    contenders=(POWER, PROCESS, EXECUTOR, PPE, MPP, PEBBLE),
+    contenders=(POWER, PROCESS, *((EXECUTOR,) if has_executor() else ()), PPE, MPP, PEBBLE),
     figures=(Figure("rate", "tasks/s", "tasks a second", "higher"),),
     measure=measure,
     params={"tasks": 20_000},
