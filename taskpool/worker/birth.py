@@ -27,7 +27,7 @@ _KEPT_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)  # Python ignores them, so that
 def die_with(supervisor: int) -> None:
     """Have the kernel kill this process when the supervisor ends; end it at once if the supervisor is not its parent.
 
-    The process between had ended before this is called, so whoever is the parent now will stay it: the supervisor, or nobody of ours.
+    The process between had ended before this is called, so the parent now stays it: the supervisor, or nobody of ours.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0 or os.getppid() != supervisor:
