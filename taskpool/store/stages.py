@@ -91,15 +91,15 @@ def for_many(statement: str) -> str:
 def widened(statement: str, count: int, shared: tuple[bool, ...]) -> str:
     """Return an INSERT for `count` rows at once. shared: which parameters are the same for all: these are bound once, first."""
     head, values = statement.split("VALUES")
-    between = values.split("?")
-    once = [index for index, same in enumerate(shared) if same]
-    each = [index for index, same in enumerate(shared) if not same]
-    rows = []
-    for row in range(count):
-        numbers = dict(zip(each, range(len(once) + row * len(each) + 1, len(shared) * count + 1), strict=False))
-        numbers.update(zip(once, range(1, len(once) + 1), strict=True))
-        rows.append("".join(f"{text}?{numbers[index]}" for index, text in enumerate(between[:-1])) + between[-1])
-    return f"{head}VALUES{', '.join(rows)}"
+    said = iter(shared)
+    varying = shared.count(False)
+    numbers = iter(range(1, varying + 1))
+    columns = [
+        item if item != "?" or next(said) else f"column{next(numbers)}"  # as SQLite calls the columns of VALUES
+        for item in values.strip("() ").split(", ")
+    ]
+    row = f"({', '.join('?' * varying)})"
+    return f"{head}SELECT {', '.join(columns)} FROM (VALUES{', '.join([row] * count)})"
 
 
 _pack = msgspec.msgpack.Encoder().encode
