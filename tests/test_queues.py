@@ -145,8 +145,8 @@ def test_without_rules_nothing_is_kept_of_a_queue() -> None:
     rig = Rig()
     rig.turn(ev.QueueSet(Queue("q", paused=True)), ev.QueueSet(Queue("q")))
     rig.submit(1, queue="q")
-    assert not rig.scheduler.queues
-    assert not rig.scheduler._room
+    assert not rig.scheduler.lines.queues
+    assert not rig.scheduler.lines._room
 
 
 # ---- why a task waits -----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from taskpool.clock import NS, US
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
+from taskpool.core.fleet import BOOT_FAILURES_MAX, SPAWNS_PER_S_MAX
 from taskpool.core.lifecycle import (
     CANCELLED,
     FAILED,
@@ -21,7 +22,7 @@ from taskpool.core.lifecycle import (
     SUCCEEDED,
 )
 from taskpool.core.mailbox import STUCK_IDLE_NS, STUCK_NS
-from taskpool.core.scheduler import BOOT_FAILURES_MAX, SPAWNS_PER_S_MAX, Scheduler
+from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, RetryPolicy, TaskError
 from taskpool.wire import messages as wire
 from tests.scheduler_rig import CLIENT, MS, Rig, of, the
@@ -744,7 +745,7 @@ def test_memory_holds_the_beginning_of_a_line_and_asks_for_more() -> None:
     ids = rig.submit(6)
     held = [task_id for task_id in ids if rig.scheduler.knows(task_id)]
     assert held == ids[:3]
-    mark = rig.scheduler.ready["default"].mark
+    mark = rig.scheduler.lines.ready["default"].mark
     assert mark is not None
     assert mark[2] == ids[2]
     (late,) = rig.submit()
@@ -758,7 +759,7 @@ def test_memory_holds_the_beginning_of_a_line_and_asks_for_more() -> None:
     rows = [ev.TaskRow(task_id, "f", "default", 0, QUEUED, 1, 0, 0, mark[1], mark[1], Options()) for task_id in (*ids[3:], late)]
     start = the(rig.turn(ev.Refilled("default", rows, more=False)), cmd.Start)
     assert start.id == ids[3]
-    assert rig.scheduler.ready["default"].mark is None
+    assert rig.scheduler.lines.ready["default"].mark is None
 
 
 def test_a_line_sheds_by_where_its_tasks_stand_now() -> None:

@@ -7,8 +7,6 @@ Late and double messages are normal: each carries the number, task and attempt i
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
 from typing import assert_never
 
 from taskpool.clock import NS, US, Instant
@@ -21,27 +19,20 @@ from taskpool.core.commands import (
     Halted,
     Insert,
     Kill,
-    Refill,
     Respond,
     Signal,
-    Spawn,
     Start,
     TakeBack,
 )
 from taskpool.core.events import TaskRow
-from taskpool.core.lifecycle import PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL, WAITING
-from taskpool.core.line import LINE_MAX, Key, Line
+from taskpool.core.fleet import Fleet
+from taskpool.core.lifecycle import PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL
+from taskpool.core.line import LINE_MAX
+from taskpool.core.lines import Lines
 from taskpool.core.mailbox import DEPTH_MAX, Durations, Mailbox
-from taskpool.core.queues import has_rules
-from taskpool.model import Queue, TaskError
+from taskpool.model import TaskError
 
 CANCEL_GRACE_S = 5.0
-BOOT_FAILURES_MAX = 5  # workers that die before they are ready …
-BOOT_FAILURES_WITHIN_NS = 10 * NS  # … in that time end the pool
-DEADLINES_SLACK = 1_000  # entries of the heap of deadlines that nobody waits for any more, beyond as many as tasks are held
-SPAWNS_PER_S_MAX = 100  # or the whole pool, if that is larger
-SPAWN_BACKOFF_MIN_NS = NS // 10
-SPAWN_BACKOFF_MAX_NS = 30 * NS
 
 
 class Scheduler:
@@ -51,23 +42,14 @@ class Scheduler:
         self, size: int, *, spares: int = 1, depth_max: int = DEPTH_MAX, line_max: int = LINE_MAX, grace_s: float = CANCEL_GRACE_S
     ) -> None:
         """depth_max 1 where tasks cannot be taken back; line_max: waiting rows of a queue held in memory."""
-        self.size = size
-        self.spares = spares
         self.depth_max = depth_max
-        self.line_max = line_max
         self.grace_s = grace_s
         self.tasks: dict[int, TaskRow] = {}  # all that run, and those that wait before their line's mark
-        self.ready: dict[str, Line] = {}
-        self.queues: dict[str, Queue] = {}  # those with rules or paused; costs nothing while there are none
-        self._room: dict[
-            str, int
-        ] = {}  # queue → how many more of its tasks workers may be given in this turn; those that are bound
-        self.delayed = Line(cap=line_max, stored=True)
-        self.workers: dict[int, Mailbox] = {}
+        self.lines = Lines(self.tasks, line_max)
+        self.fleet = Fleet(size, spares)
+        self.workers = self.fleet.workers
         self.durations = Durations()
         self.next_id = 1
-        self.next_worker = 1
-        self.restarts = 0
         self.finished = 0
         self.attempts = 0
         self.stopping = False
@@ -76,14 +58,8 @@ class Scheduler:
         self._grace_is_over = False
         self._told_to_stop = False  # what runs was sent Cancelled because the pool stops
         self._halted = False
-        self._turn = 0  # which queue is served first, so that none starves
-        self._deadlines: list[tuple[int, int]] = []  # (wall µs, task)
         self._due: list[TaskRow] = []  # became ready in this turn, stored as pending or retrying
         self._gone: dict[int, TaskRow] = {}  # left memory in this turn; what the store says of them is about to change
-        self._boot_failures: list[int] = []
-        self._spawn_after = 0
-        self._spawn_backoff = SPAWN_BACKOFF_MIN_NS
-        self._spawned: deque[int] = deque()  # monotonic ns of the spawns of the last second
         self._stuck_at: int | None = None
         self._out: list[Command] = []
 
@@ -107,17 +83,17 @@ class Scheduler:
             case ev.Saved():
                 self._on_saved(event)
             case ev.WorkerReady():
-                self._on_worker_ready(event)
+                self.fleet.ready(event.worker, event.pid)
             case ev.WorkerDied():
                 self._on_worker_died(event, now)
             case ev.WorkerFailed():
-                self._on_worker_failed(event, now)
+                self.fleet.failed(event.worker, now)
             case ev.CancelAsked():
                 self._on_cancel(event, now)
             case ev.RetryAsked():
                 self._on_retry(event, now)
             case ev.Refilled():
-                self._on_refilled(event)
+                self.lines.refilled(event.queue, event.rows, event.more)
             case ev.Recovered():
                 self._on_recovered(event, now)
             case ev.Dropped():
@@ -125,7 +101,7 @@ class Scheduler:
             case ev.Opened():
                 self._on_opened(event)
             case ev.QueueSet():
-                self._on_queue_set(event)
+                self.lines.set_rules(event.queue)
             case ev.StopAsked():
                 self._on_stop(event, now)
             case _:
@@ -143,16 +119,16 @@ class Scheduler:
     def next_timer(self, now: Instant) -> float | None:
         """Return the seconds until something becomes due by itself (0: now), or None."""
         waits: list[float] = []
-        if not self.stopping and (first := self.delayed.first()) is not None:
-            waits.append((first[1] - now.wall) / US)
-        if self._deadlines:
-            waits.append((self._deadlines[0][0] - now.wall) / US)
+        if not self.stopping and (due := self.lines.next_due()) is not None:
+            waits.append((due - now.wall) / US)
+        if (at := self.lines.next_deadline()) is not None:
+            waits.append((at - now.wall) / US)
         if self._stuck_at is not None:
             waits.append((self._stuck_at - now.mono) / NS)
         if self._stop_at is not None:
             waits.append((self._stop_at - now.mono) / NS)
-        if self._spawn_after and not self.stopping:
-            waits.append((self._spawn_after - now.mono) / NS)
+        if self.fleet.next_spawn and not self.stopping:
+            waits.append((self.fleet.next_spawn - now.mono) / NS)
         return max(0.0, min(waits)) if waits else None
 
     # ---- tasks come in ----------------------------------------------------------------------------------------------
@@ -160,22 +136,7 @@ class Scheduler:
     def _on_opened(self, event: ev.Opened) -> None:
         self.next_id = event.next_id
         for queue in event.queues:
-            self.ready[queue] = Line(cap=self._cap(queue), stored=True)
-
-    def _on_queue_set(self, event: ev.QueueSet) -> None:
-        queue = event.queue
-        if has_rules(queue):
-            self.queues[queue.name] = queue
-        else:
-            self.queues.pop(queue.name, None)
-        line = self.ready.get(queue.name)
-        if line is not None:
-            line.cap = self._cap(queue.name)
-
-    def _cap(self, name: str) -> int:
-        """Return how many waiting rows of a queue are held in memory."""
-        queue = self.queues.get(name)
-        return self.line_max if queue is None or queue.buffer_size is None else min(self.line_max, queue.buffer_size)
+            self.lines.open(queue)
 
     def _on_submitted(self, event: ev.Submitted, now: Instant) -> None:
         out, wall = self._out, now.wall
@@ -194,40 +155,8 @@ class Scheduler:
 
     def _wait(self, row: TaskRow) -> None:
         """Put a waiting task into its line, if it stands before the line's mark, and into the timers."""
-        if row.status == QUEUED:
-            line = self.ready.get(row.queue)
-            if line is None:
-                line = self.ready[row.queue] = Line(cap=self._cap(row.queue))
-            kept = line.offer((row.rank, row.scheduled_at, row.id))
-        else:
-            line = self.delayed
-            kept = line.offer((0, row.scheduled_at, row.id))
-        if not kept:
+        if not self.lines.put(row):
             self._forget(row)
-            return
-        self.tasks[row.id] = row
-        options = row.options
-        if options.deadline_at is not None or options.expires_at is not None:
-            self._watch_deadline(row)
-
-    def _watch_deadline(self, row: TaskRow) -> None:
-        limits = [at for at in (row.options.deadline_at, row.options.expires_at) if at is not None]
-        if len(self._deadlines) > 2 * len(self.tasks) + DEADLINES_SLACK:
-            tasks = self.tasks  # what ended, runs, or stands here twice is not waited for
-            self._deadlines = sorted({one for one in self._deadlines if one[1] in tasks and tasks[one[1]].status in WAITING})
-        heapq.heappush(self._deadlines, (min(limits), row.id))
-
-    def _on_refilled(self, event: ev.Refilled) -> None:
-        line = self.delayed if event.queue is None else self.ready[event.queue]
-        keys = []
-        for row in event.rows:
-            if row.id in self.tasks:
-                continue  # it came back to the line by itself after the shell had read it
-            self.tasks[row.id] = row
-            keys.append((0 if event.queue is None else row.rank, row.scheduled_at, row.id))
-            if row.options.deadline_at is not None or row.options.expires_at is not None:
-                self._watch_deadline(row)
-        line.refilled(keys, event.more)
 
     def _on_dropped(self, event: ev.Dropped) -> None:
         """Forget tasks whose rows say otherwise; what runs of them is stopped, and its report will match nothing."""
@@ -241,24 +170,13 @@ class Scheduler:
 
     # ---- workers ----------------------------------------------------------------------------------------------------
 
-    def _on_worker_ready(self, event: ev.WorkerReady) -> None:
-        box = self.workers.get(event.worker)
-        if box is not None:
-            box.pid = event.pid
-            self._spawn_backoff = SPAWN_BACKOFF_MIN_NS
-
-    def _on_worker_failed(self, event: ev.WorkerFailed, now: Instant) -> None:
-        self.workers.pop(event.worker, None)
-        self._spawn_after = now.mono + self._spawn_backoff
-        self._spawn_backoff = min(self._spawn_backoff * 2, SPAWN_BACKOFF_MAX_NS)
-
     def _on_worker_died(self, event: ev.WorkerDied, now: Instant) -> None:
-        box = self.workers.pop(event.worker, None)
+        box = self.fleet.died(event.worker, bool(event.why), now)
         if box is None:
             return
-        self.restarts += 1
-        if not box.pid and not event.why:
-            self._boot_failed(event, now)
+        if self.fleet.is_stillborn and not self._halted:
+            self._halted = True
+            self._out.append(Halted(f"workers die before they are ready: {event.error.message}"))
         for n, row in list(box.sent.items()):
             row.n = 0
             if n == event.begun:
@@ -267,15 +185,6 @@ class Scheduler:
             else:
                 self._out.append(settle.returned(row, event.pid, now))
             self._after_end(row)
-
-    def _boot_failed(self, event: ev.WorkerDied, now: Instant) -> None:
-        recent = [at for at in self._boot_failures if now.mono - at < BOOT_FAILURES_WITHIN_NS]
-        self._boot_failures = [*recent, now.mono]
-        self._spawn_after = now.mono + self._spawn_backoff
-        self._spawn_backoff = min(self._spawn_backoff * 2, SPAWN_BACKOFF_MAX_NS)
-        if len(self._boot_failures) >= BOOT_FAILURES_MAX and not self._halted:
-            self._halted = True
-            self._out.append(Halted(f"workers die before they are ready: {event.error.message}"))
 
     def _on_taken_back(self, event: ev.TakenBack, now: Instant) -> None:
         box = self.workers.get(event.worker)
@@ -331,7 +240,7 @@ class Scheduler:
 
     def _on_recovered(self, event: ev.Recovered, now: Instant) -> None:
         row, report = event.row, event.report
-        row.rules = self.queues.get(row.queue)
+        row.rules = self.lines.queues.get(row.queue)
         if report is not None and report.attempt == row.attempt and report.task_id == row.id:
             # A Cancelled that no stored cancel asked for: the dead owner was stopping the pool.
             self._out.append(settle.reported(row, report, 0, "", now, stopping=True))
@@ -342,8 +251,8 @@ class Scheduler:
         # Its line is not read yet: the row comes back with the refill, in its place.
         if row.status in TERMINAL:
             self.finished += 1
-        elif row.status == QUEUED and row.queue not in self.ready:
-            self.ready[row.queue] = Line(cap=self._cap(row.queue), stored=True)  # nothing waited in it when the store was opened
+        elif row.status == QUEUED and row.queue not in self.lines.ready:
+            self.lines.open(row.queue)  # nothing waited in it when the store was opened
 
     # ---- cancel, retry, stop ----------------------------------------------------------------------------------------
 
@@ -421,29 +330,22 @@ class Scheduler:
             self._gone.clear()
             return
         self._admit_due(now)
-        self._activate()
+        self.fleet.activate()
         self._fill(now)
-        self._spawn(now)
+        if not self._halted:
+            self._out += self.fleet.spawn(now)
         self._take_back_stuck(now)
         for row in self._due:  # became ready, found no worker in this turn
             if row.status in (PENDING, RETRYING) and row.id in self.tasks:
                 self._out.append(settle.move(row, QUEUED, now))
         self._due.clear()
         self._gone.clear()
-        self._shed()
-        self._refill()
+        self.lines.shed()
+        self._out += self.lines.refills()
 
     def _settle_overdue(self, now: Instant) -> None:
-        heap = self._deadlines
-        while heap and heap[0][0] <= now.wall:
-            _, task_id = heapq.heappop(heap)
-            row = self.tasks.get(task_id)
-            if row is None or row.status not in WAITING:
-                continue  # running: the killer holds its deadline
+        for row in self.lines.overdue(now.wall):
             self._end_if_overdue(row, now)
-            later = row.options.deadline_at
-            if row.id in self.tasks and later is not None and later > now.wall:
-                heapq.heappush(heap, (later, task_id))  # expiry no longer counted, the deadline does
 
     def _end_if_overdue(self, row: TaskRow, now: Instant) -> bool:
         command = settle.overdue(row, now)
@@ -456,119 +358,47 @@ class Scheduler:
 
     def _admit_due(self, now: Instant) -> None:
         """Move what is due into its queue's line. Its row says so only if it does not start in this same turn."""
-        delayed = self.delayed
-        while (first := delayed.first()) is not None and first[1] <= now.wall:
-            delayed.pop()
-            _, at, task_id = first
-            row = self.tasks.get(task_id)
-            if row is None or row.status not in (PENDING, RETRYING) or row.scheduled_at != at:
-                continue
-            line = self.ready.get(row.queue)
-            if line is None:
-                line = self.ready[row.queue] = Line(cap=self._cap(row.queue))
-            if line.offer((row.rank, row.scheduled_at, row.id)):
+        for row, is_held in self.lines.due(now.wall):
+            if is_held:
                 self._due.append(row)
             else:
                 self._out.append(settle.move(row, QUEUED, now))
                 self._forget(row)
 
-    def _activate(self) -> None:
-        """Let ready workers take part, up to `size`; the others stand by."""
-        boxes = self.workers.values()
-        active = sum(box.active and not box.leaving for box in boxes)
-        if active < self.size:
-            for box in boxes:
-                if box.pid and not box.active and not box.leaving:
-                    box.active = True
-                    active += 1
-                    if active == self.size:
-                        break
-
     def _fill(self, now: Instant) -> None:
-        if self.queues or self._room:
-            self._measure_room()
-        waiting = self._count_startable()
-        if not waiting:
+        self.lines.measure_room(self.workers.values())
+        if not self.lines.startable():
             return
         boxes = [box for box in self.workers.values() if box.takes_work()]
         # First one for each idle worker, so that no work waits beside one; then what each may hold ahead.
         for box in boxes:
             if not box.sent:
-                row = self._pop_ready(now)
+                row = self._next(now)
                 if row is None:
                     return
                 self._start(box, row, self.durations.expected(row.name), now)
         if self.depth_max == 1:
             return
-        waiting = self._count_startable()
-        quota = min(self.depth_max, -(-waiting // max(1, len(boxes))) + 1)
+        quota = min(self.depth_max, -(-self.lines.startable() // max(1, len(boxes))) + 1)
         for box in boxes:
             if len(box.sent) * 2 > self.depth_max:
                 continue
             while True:
-                row = self._pop_ready(now)
+                row = self._next(now)
                 if row is None:
                     return
                 expected = self.durations.expected(row.name)
                 if not box.has_room(row, expected, quota):
-                    self._unpop(row)
+                    self.lines.put_back(row)
                     break
                 self._start(box, row, expected, now)
 
-    def _measure_room(self) -> None:
-        """See how many more tasks each bound queue may have with workers: by what they hold, so that no counter can be wrong."""
-        self._room = room = {}
-        for name, queue in self.queues.items():
-            if queue.paused:
-                room[name] = 0
-            elif queue.concurrency is not None:
-                room[name] = queue.concurrency
-        if room:
-            for box in self.workers.values():
-                for row in box.sent.values():
-                    if row.queue in room:
-                        room[row.queue] -= 1
-
-    def _count_startable(self) -> int:
-        """Return how many keys stand in lines, up to what their queues may start."""
-        room = self._room
-        if not room:
-            return sum(map(len, self.ready.values()))
-        return sum(max(0, min(len(line), room.get(name, len(line)))) for name, line in self.ready.items())
-
-    def _pop_ready(self, now: Instant) -> TaskRow | None:
-        """Take the next task, serving the queues in turn; inside a queue strictly in order."""
-        lines, room = self.ready, self._room
-        if len(lines) == 1 and not room:
-            for line in lines.values():
-                return self._pop_line(line, now)
-        names = list(lines)
-        for step in range(len(names)):
-            name = names[(self._turn + step) % len(names)]
-            if room and room.get(name, 1) <= 0:
-                continue  # paused, or at its limit: the others pass
-            row = self._pop_line(lines[name], now)
-            if row is not None:
-                self._turn = (self._turn + step + 1) % len(names)
+    def _next(self, now: Instant) -> TaskRow | None:
+        """Take the next task that may still start."""
+        while (row := self.lines.next()) is not None:
+            if not ((row.options.deadline_at or row.options.expires_at) and self._end_if_overdue(row, now)):
                 return row
         return None
-
-    def _pop_line(self, line: Line, now: Instant) -> TaskRow | None:
-        while (key := line.pop()) is not None:
-            rank, at, task_id = key
-            row = self.tasks.get(task_id)
-            if row is None or row.status not in WAITING or row.scheduled_at != at or row.rank != rank:
-                continue  # cancelled, ended, or moved meanwhile
-            if (row.options.deadline_at or row.options.expires_at) and self._end_if_overdue(row, now):
-                continue
-            return row
-        return None
-
-    def _unpop(self, row: TaskRow) -> None:
-        """Put a task back that finds no room; its queue stays the next to be served, or others would pass it for ever."""
-        self.ready[row.queue].put_back((row.rank, row.scheduled_at, row.id))
-        if len(self.ready) > 1:
-            self._turn = list(self.ready).index(row.queue)
 
     def _start(self, box: Mailbox, row: TaskRow, expected: int | None, now: Instant) -> None:
         row.attempt += 1
@@ -577,37 +407,9 @@ class Scheduler:
         row.version += 1
         row.status = RUNNING
         row.started_at = now.wall
-        if self.queues:
-            row.rules = self.queues.get(row.queue)
-            if row.queue in self._room:
-                self._room[row.queue] -= 1
-
-    def _spawn(self, now: Instant) -> None:
-        if now.mono < self._spawn_after or self._halted:
-            return
-        self._spawn_after = 0
-        boxes = self.workers.values()
-        coming = sum(1 for box in boxes if not box.leaving)
-        ready = sum(1 for box in boxes if box.pid and not box.leaving)
-        # The spare comes when all others are there: the first result does not wait for it.
-        want = self.size + (self.spares if ready >= self.size else 0)
-        for _ in range(want - coming):
-            if not self._may_spawn(now):
-                break
-            self.workers[self.next_worker] = Mailbox(self.next_worker)
-            self._out.append(Spawn(self.next_worker))
-            self.next_worker += 1
-
-    def _may_spawn(self, now: Instant) -> bool:
-        """Bound how fast workers that keep dying are replaced; note one more, or set the timer for when it may be."""
-        spawned = self._spawned
-        while spawned and now.mono - spawned[0] >= NS:
-            spawned.popleft()
-        if len(spawned) >= max(SPAWNS_PER_S_MAX, self.size + self.spares):
-            self._spawn_after = spawned[0] + NS
-            return False
-        spawned.append(now.mono)
-        return True
+        if self.lines.queues:
+            row.rules = self.lines.queues.get(row.queue)
+            self.lines.started(row)
 
     def _take_back_stuck(self, now: Instant) -> None:
         boxes = self.workers.values()
@@ -624,29 +426,6 @@ class Scheduler:
                 at = now.mono + patience  # the engine may have seen it get on
             if self._stuck_at is None or at < self._stuck_at:
                 self._stuck_at = at
-
-    def _shed(self) -> None:
-        """Let go of what lies beyond the caps: at the end of a turn, when every row is stored as its line has it."""
-        for line in (*self.ready.values(), self.delayed):
-            for key in line.shed():
-                row = self.tasks.get(key[2])
-                if row is not None and row.status in WAITING and self._place(row) == (line, key):
-                    del self.tasks[row.id]
-
-    def _place(self, row: TaskRow) -> tuple[Line, Key]:
-        """Return where a waiting row stands. Lines may hold older keys of it, which say nothing any more."""
-        if row.status == QUEUED:
-            return self.ready[row.queue], (row.rank, row.scheduled_at, row.id)
-        return self.delayed, (0, row.scheduled_at, row.id)
-
-    def _refill(self) -> None:
-        for queue, line in self.ready.items():
-            if line.wants_refill():
-                line.refilling = True
-                self._out.append(Refill(queue, line.mark, max(1, line.cap // 2)))
-        if self.delayed.wants_refill():
-            self.delayed.refilling = True
-            self._out.append(Refill(None, self.delayed.mark, self.line_max // 2))
 
     def _halt_when_idle(self, now: Instant) -> None:
         self._stuck_at = None
@@ -679,7 +458,6 @@ class Scheduler:
         """Assert the invariants; the simulation calls it after every step."""
         held: dict[int, int] = {}
         for box in self.workers.values():
-            assert not box.sent or box.pid, f"worker {box.worker} was sent work before it was ready"
             assert len(box.sent) <= self.depth_max, f"worker {box.worker} holds {len(box.sent)} tasks"
             for n, row in box.sent.items():
                 assert row.status == RUNNING, f"task {row.id} is {row.status} in the mailbox of worker {box.worker}"
@@ -687,17 +465,12 @@ class Scheduler:
                 assert row.id not in held, f"task {row.id} is in the mailboxes of workers {held[row.id]} and {box.worker}"
                 assert self.tasks.get(row.id) is row, f"task {row.id} runs unknown"
                 held[row.id] = box.worker
-        keys = {line: set(line) for line in (*self.ready.values(), self.delayed)}
         for row in self.tasks.values():
             assert row.status not in TERMINAL, f"task {row.id} ended and is still held"
-            if row.status == RUNNING:
-                assert row.id in held, f"task {row.id} runs nowhere"
-            else:
-                line, key = self._place(row)
-                assert key in keys[line], f"task {row.id} ({row.status}) is not in its line"
-            limit = retry.max_attempts(row.options, self.queues.get(row.queue))
+            assert row.status != RUNNING or row.id in held, f"task {row.id} runs nowhere"
+            limit = retry.max_attempts(row.options, self.lines.queues.get(row.queue))
             assert limit <= 0 or row.charged <= limit, f"task {row.id} was charged {row.charged} of {limit} attempts"
             assert row.charged <= row.attempt, f"task {row.id} was charged more often than it was tried"
             assert row.rules is None or row.rules.name == row.queue, f"task {row.id} has the rules of another queue"
-        active = sum(box.active and not box.leaving for box in self.workers.values())
-        assert active <= self.size, f"{active} workers take part; the pool has {self.size}"
+        self.fleet.check()
+        self.lines.check()

@@ -395,7 +395,7 @@ def stats_of(
         tuple(workers),
         scheduler.finished,
         scheduler.attempts,
-        scheduler.restarts,
+        scheduler.fleet.restarts,
         uptime_s,
         turns,
         cpu_s,

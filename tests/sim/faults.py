@@ -12,7 +12,9 @@ from taskpool.clock import Instant
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.core import retry, settle
+from taskpool.core.fleet import Fleet
 from taskpool.core.line import Key, Line
+from taskpool.core.lines import Lines
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, Queue, TaskError
 from taskpool.testing.simulation.shell import Shell
@@ -295,7 +297,7 @@ def the_second_of_a_line_is_taken_first(patch: pytest.MonkeyPatch) -> None:
 
 @fault
 def a_task_that_finds_no_room_is_not_put_back(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Scheduler, "_unpop", lambda self, row: None)
+    patch.setattr(Lines, "put_back", lambda self, row: None)
 
 
 # ---- time -----------------------------------------------------------------------------------------------------------
@@ -303,26 +305,12 @@ def a_task_that_finds_no_room_is_not_put_back(patch: pytest.MonkeyPatch) -> None
 
 @fault
 def the_timer_of_the_delayed_is_lost(patch: pytest.MonkeyPatch) -> None:
-    def next_timer(original: Any, self: Scheduler, now: Instant) -> float | None:
-        delayed, self.delayed = self.delayed, Line()
-        try:
-            return original(self, now)  # type: ignore[no-any-return]
-        finally:
-            self.delayed = delayed
-
-    _wrap(patch, Scheduler, "next_timer", next_timer)
+    patch.setattr(Lines, "next_due", lambda self: None)
 
 
 @fault
 def the_timer_of_a_spawn_is_lost(patch: pytest.MonkeyPatch) -> None:
-    def next_timer(original: Any, self: Scheduler, now: Instant) -> float | None:
-        after, self._spawn_after = self._spawn_after, 0
-        try:
-            return original(self, now)  # type: ignore[no-any-return]
-        finally:
-            self._spawn_after = after
-
-    _wrap(patch, Scheduler, "next_timer", next_timer)
+    patch.setattr(Fleet, "next_spawn", 0)
 
 
 @fault
@@ -353,52 +341,46 @@ def work_is_started_while_the_pool_stops(patch: pytest.MonkeyPatch) -> None:
 
 @fault
 def a_paused_queue_is_served(patch: pytest.MonkeyPatch) -> None:
-    def on_queue_set(original: Any, self: Scheduler, event: ev.QueueSet) -> None:
-        original(self, ev.QueueSet(msgspec.structs.replace(event.queue, paused=False)))
+    def set_rules(original: Any, self: Lines, queue: Queue) -> None:
+        original(self, msgspec.structs.replace(queue, paused=False))
 
-    _wrap(patch, Scheduler, "_on_queue_set", on_queue_set)
+    _wrap(patch, Lines, "set_rules", set_rules)
 
 
 @fault
 def what_workers_hold_does_not_count_against_its_queue(patch: pytest.MonkeyPatch) -> None:
-    def measure_room(original: Any, self: Scheduler) -> None:
-        original(self)
+    def measure_room(original: Any, self: Lines, boxes: Any) -> None:
+        original(self, boxes)
         for name, queue in self.queues.items():
             if queue.concurrency is not None and not queue.paused:
                 self._room[name] = queue.concurrency
 
-    _wrap(patch, Scheduler, "_measure_room", measure_room)
+    _wrap(patch, Lines, "measure_room", measure_room)
 
 
 @fault
 def what_is_started_in_a_turn_does_not_count_against_its_queue(patch: pytest.MonkeyPatch) -> None:
-    def start(original: Any, self: Scheduler, box: Any, row: ev.TaskRow, *rest: Any) -> None:
-        room = self._room.get(row.queue)
-        original(self, box, row, *rest)
-        if room is not None:
-            self._room[row.queue] = room
-
-    _wrap(patch, Scheduler, "_start", start)
+    patch.setattr(Lines, "started", lambda self, row: None)
 
 
 @fault
 def a_queue_at_its_limit_holds_up_the_others(patch: pytest.MonkeyPatch) -> None:
-    def pop_ready(original: Any, self: Scheduler, now: Instant) -> ev.TaskRow | None:
+    def next_row(original: Any, self: Lines) -> ev.TaskRow | None:
         names = list(self.ready)
         first = names[self._turn % len(names)] if names else ""
-        return None if self.ready and self._room.get(first, 1) <= 0 else original(self, now)
+        return None if self.ready and self._room.get(first, 1) <= 0 else original(self)
 
-    _wrap(patch, Scheduler, "_pop_ready", pop_ready)
+    _wrap(patch, Lines, "next", next_row)
 
 
 @fault
 def a_resumed_queue_stays_paused(patch: pytest.MonkeyPatch) -> None:
-    def on_queue_set(original: Any, self: Scheduler, event: ev.QueueSet) -> None:
-        held = self.queues.get(event.queue.name)
+    def set_rules(original: Any, self: Lines, queue: Queue) -> None:
+        held = self.queues.get(queue.name)
         if held is None or not held.paused:
-            original(self, event)
+            original(self, queue)
 
-    _wrap(patch, Scheduler, "_on_queue_set", on_queue_set)
+    _wrap(patch, Lines, "set_rules", set_rules)
 
 
 @fault

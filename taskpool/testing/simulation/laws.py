@@ -12,6 +12,7 @@ from operator import attrgetter
 from taskpool.clock import NS, US, Instant
 from taskpool.core import commands as cmd
 from taskpool.core.events import TaskRow
+from taskpool.core.fleet import SPAWN_BACKOFF_MAX_NS
 from taskpool.core.lifecycle import (
     CANCELLED,
     FAILED,
@@ -24,7 +25,7 @@ from taskpool.core.lifecycle import (
     TERMINAL,
     WAITING,
 )
-from taskpool.core.scheduler import SPAWN_BACKOFF_MAX_NS, Scheduler
+from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, Queue, TaskError
 from taskpool.testing.simulation.fates import CRASH, LOST, REPORTED, Fate, Fates, LawBroken
 from taskpool.testing.simulation.model_engine import ALIVE, ModelEngine, ModelJob
@@ -207,7 +208,7 @@ class Laws:
         closed = {row.queue for row in scheduler.tasks.values() if self.store.is_closed(row.queue, ghosts[row.queue])}
         self._queues_take_turns(scheduler, closed)
         if not scheduler.stopping:
-            for line in (*scheduler.ready.values(), scheduler.delayed):
+            for line in (*scheduler.lines.ready.values(), scheduler.lines.delayed):
                 obey(len(line) <= line.cap, f"a line holds {len(line)} of {line.cap} rows")
             self._work_is_given_out(scheduler, closed)
         self._timers(scheduler, now)
@@ -224,7 +225,7 @@ class Laws:
     def _remembered(self, scheduler: Scheduler, row: TaskRow) -> None:
         if row.id in scheduler.tasks or scheduler.stopping:
             return
-        line = scheduler.ready.get(row.queue) if row.status == QUEUED else scheduler.delayed
+        line = scheduler.lines.ready.get(row.queue) if row.status == QUEUED else scheduler.lines.delayed
         beyond = line is not None and line.mark is not None and place(row) > line.mark
         obey(beyond, f"task {row.id} ({row.status}, {place(row)}) is forgotten")
 
@@ -274,7 +275,7 @@ class Laws:
                 due += [at for at in limits if at is not None]
         timer = scheduler.next_timer(now)
         workers = sum(not box.leaving for box in scheduler.workers.values())
-        if workers < scheduler.size and not scheduler.stopping:
+        if workers < scheduler.fleet.size and not scheduler.stopping:
             obey(timer is not None and timer <= SPAWN_WAIT_S_MAX, f"{workers} workers, and nobody thinks of starting more")
         if due:
             wait = (min(due) - now.wall) / US

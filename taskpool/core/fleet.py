@@ -1,0 +1,126 @@
+"""The workers as the scheduler sees them: who is coming, takes part, stands by or leaves; how the dead are replaced.
+
+`size` workers run tasks; spares stand ready, so that a death costs no time. Replacing is bounded: workers that cannot be started,
+or die before they are ready, are tried again less and less often, and a burst of deaths is made good at a bounded rate.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from taskpool.clock import NS, Instant
+from taskpool.core.commands import Spawn
+from taskpool.core.mailbox import Mailbox
+
+BOOT_FAILURES_MAX = 5  # workers that die before they are ready …
+BOOT_FAILURES_WITHIN_NS = 10 * NS  # … in that time end the pool
+SPAWNS_PER_S_MAX = 100  # or the whole pool, if that is larger
+SPAWN_BACKOFF_MIN_NS = NS // 10
+SPAWN_BACKOFF_MAX_NS = 30 * NS
+
+
+class Fleet:
+    """All workers by number. restarts: how many have died."""
+
+    def __init__(self, size: int, spares: int) -> None:
+        """size: how many may run tasks at the same time; spares: how many more stand ready."""
+        self.size = size
+        self.spares = spares
+        self.workers: dict[int, Mailbox] = {}
+        self.next_worker = 1
+        self.restarts = 0
+        self._boot_failures: list[int] = []  # monotonic ns of the latest
+        self._spawn_after = 0  # monotonic ns; 0: whenever one is wanted
+        self._spawn_backoff = SPAWN_BACKOFF_MIN_NS
+        self._spawned: deque[int] = deque()  # monotonic ns of the spawns of the last second
+
+    # ---- what is told of them ---------------------------------------------------------------------------------------
+
+    def ready(self, worker: int, pid: int) -> None:
+        """A worker is there."""
+        box = self.workers.get(worker)
+        if box is not None:
+            box.pid = pid
+            self._spawn_backoff = SPAWN_BACKOFF_MIN_NS
+
+    def failed(self, worker: int, now: Instant) -> None:
+        """A worker could not be started."""
+        self.workers.pop(worker, None)
+        self._back_off(now)
+
+    def died(self, worker: int, ours: bool, now: Instant) -> Mailbox | None:
+        """Take a dead worker out and return what it held; None if it is unknown. ours: we killed it."""
+        box = self.workers.pop(worker, None)
+        if box is None:
+            return None
+        self.restarts += 1
+        if not box.pid and not ours:
+            recent = [at for at in self._boot_failures if now.mono - at < BOOT_FAILURES_WITHIN_NS]
+            self._boot_failures = [*recent, now.mono]
+            self._back_off(now)
+        return box
+
+    def _back_off(self, now: Instant) -> None:
+        self._spawn_after = now.mono + self._spawn_backoff
+        self._spawn_backoff = min(self._spawn_backoff * 2, SPAWN_BACKOFF_MAX_NS)
+
+    @property
+    def is_stillborn(self) -> bool:
+        """Whether so many died before they were ready that more of them make no sense."""
+        return len(self._boot_failures) >= BOOT_FAILURES_MAX
+
+    # ---- what follows -----------------------------------------------------------------------------------------------
+
+    @property
+    def next_spawn(self) -> int:
+        """Return the time (monotonic ns) before which none is started; 0: none is waited for."""
+        return self._spawn_after
+
+    def activate(self) -> None:
+        """Let ready workers take part, up to `size`; the others stand by."""
+        boxes = self.workers.values()
+        active = sum(box.active and not box.leaving for box in boxes)
+        if active < self.size:
+            for box in boxes:
+                if box.pid and not box.active and not box.leaving:
+                    box.active = True
+                    active += 1
+                    if active == self.size:
+                        break
+
+    def spawn(self, now: Instant) -> list[Spawn]:
+        """Return the commands that start what is missing, as far as that may be now."""
+        if now.mono < self._spawn_after:
+            return []
+        self._spawn_after = 0
+        boxes = self.workers.values()
+        coming = sum(1 for box in boxes if not box.leaving)
+        ready = sum(1 for box in boxes if box.pid and not box.leaving)
+        # The spare comes when all others are there: the first result does not wait for it.
+        want = self.size + (self.spares if ready >= self.size else 0)
+        spawns = []
+        for _ in range(want - coming):
+            if not self._may_spawn(now):
+                break
+            self.workers[self.next_worker] = Mailbox(self.next_worker)
+            spawns.append(Spawn(self.next_worker))
+            self.next_worker += 1
+        return spawns
+
+    def _may_spawn(self, now: Instant) -> bool:
+        """Bound how fast workers that keep dying are replaced; note one more, or set the timer for when it may be."""
+        spawned = self._spawned
+        while spawned and now.mono - spawned[0] >= NS:
+            spawned.popleft()
+        if len(spawned) >= max(SPAWNS_PER_S_MAX, self.size + self.spares):
+            self._spawn_after = spawned[0] + NS
+            return False
+        spawned.append(now.mono)
+        return True
+
+    def check(self) -> None:
+        """Assert the invariants; the simulation has it called after every step."""
+        for box in self.workers.values():
+            assert not box.sent or box.pid, f"worker {box.worker} was sent work before it was ready"
+        active = sum(box.active and not box.leaving for box in self.workers.values())
+        assert active <= self.size, f"{active} workers take part; the pool has {self.size}"

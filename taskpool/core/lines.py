@@ -1,0 +1,228 @@
+"""What waits: a line for each queue, one for what waits for its time, and the heap of deadlines. Says who is next.
+
+Queues are served in turn, so that none starves; inside one the order is strict. A queue that is paused or has reached its limit
+is passed over. Memory holds the beginning of each line (`line`); the rest lies in the store and is asked for by `refills`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+
+from taskpool.core.commands import Refill
+from taskpool.core.events import TaskRow
+from taskpool.core.lifecycle import PENDING, QUEUED, RETRYING, WAITING
+from taskpool.core.line import Key, Line
+from taskpool.core.mailbox import Mailbox
+from taskpool.core.queues import has_rules
+from taskpool.model import Queue
+
+DEADLINES_SLACK = 1_000  # entries of the heap of deadlines that nobody waits for any more, beyond as many as tasks are held
+
+
+class Lines:
+    """The lines. tasks: the scheduler's, of which those that wait stand here; queues: those with rules or paused."""
+
+    def __init__(self, tasks: dict[int, TaskRow], line_max: int) -> None:
+        """line_max: waiting rows of a queue held in memory."""
+        self._tasks = tasks
+        self._line_max = line_max
+        self.ready: dict[str, Line] = {}
+        self.queues: dict[str, Queue] = {}  # costs nothing while there are none
+        # queue → how many more of its tasks workers may be given in this turn; those that are bound
+        self._room: dict[str, int] = {}
+        self.delayed = Line(cap=line_max, stored=True)
+        self._turn = 0  # which queue is served first
+        self._deadlines: list[tuple[int, int]] = []  # (wall µs, task)
+
+    # ---- in ---------------------------------------------------------------------------------------------------------
+
+    def open(self, queue: str) -> None:
+        """Know that the store may hold waiting tasks of a queue."""
+        self.ready[queue] = Line(cap=self._cap(queue), stored=True)
+
+    def set_rules(self, queue: Queue) -> None:
+        """Take a queue's settings."""
+        if has_rules(queue):
+            self.queues[queue.name] = queue
+        else:
+            self.queues.pop(queue.name, None)
+        line = self.ready.get(queue.name)
+        if line is not None:
+            line.cap = self._cap(queue.name)
+
+    def _cap(self, name: str) -> int:
+        """Return how many waiting rows of a queue are held in memory."""
+        queue = self.queues.get(name)
+        return self._line_max if queue is None or queue.buffer_size is None else min(self._line_max, queue.buffer_size)
+
+    def put(self, row: TaskRow) -> bool:
+        """Put a waiting task into its line and the timers; return whether it stands before the line's mark, and so is held."""
+        if row.status == QUEUED:
+            line = self.ready.get(row.queue)
+            if line is None:
+                line = self.ready[row.queue] = Line(cap=self._cap(row.queue))
+            kept = line.offer((row.rank, row.scheduled_at, row.id))
+        else:
+            kept = self.delayed.offer((0, row.scheduled_at, row.id))
+        if kept:
+            self._tasks[row.id] = row
+            self._watch_deadline(row)
+        return kept
+
+    def refilled(self, queue: str | None, rows: Sequence[TaskRow], more: bool) -> None:
+        """Take the rows after a line's mark (queue None: of those that wait for their time). more: the store has further ones."""
+        line = self.delayed if queue is None else self.ready[queue]
+        keys = []
+        for row in rows:
+            if row.id in self._tasks:
+                continue  # it came back to the line by itself after the shell had read it
+            self._tasks[row.id] = row
+            keys.append((0 if queue is None else row.rank, row.scheduled_at, row.id))
+            self._watch_deadline(row)
+        line.refilled(keys, more)
+
+    def _watch_deadline(self, row: TaskRow) -> None:
+        options = row.options
+        if options.deadline_at is None and options.expires_at is None:
+            return
+        if len(self._deadlines) > 2 * len(self._tasks) + DEADLINES_SLACK:
+            tasks = self._tasks  # what ended, runs, or stands here twice is not waited for
+            self._deadlines = sorted({one for one in self._deadlines if one[1] in tasks and tasks[one[1]].status in WAITING})
+        first = min(at for at in (options.deadline_at, options.expires_at) if at is not None)
+        heapq.heappush(self._deadlines, (first, row.id))
+
+    # ---- what time brings -------------------------------------------------------------------------------------------
+
+    def next_due(self) -> int | None:
+        """Return when (wall µs) the first of those that wait for their time is due."""
+        first = self.delayed.first()
+        return None if first is None else first[1]
+
+    def next_deadline(self) -> int | None:
+        """Return when (wall µs) the first deadline or expiry is."""
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def overdue(self, wall: int) -> Iterator[TaskRow]:
+        """Yield the waiting tasks whose deadline or expiry has come; one that is held on is met again at its later limit."""
+        heap = self._deadlines
+        while heap and heap[0][0] <= wall:
+            _, task_id = heapq.heappop(heap)
+            row = self._tasks.get(task_id)
+            if row is None or row.status not in WAITING:
+                continue  # running: the killer holds its deadline
+            yield row
+            later = row.options.deadline_at
+            if row.id in self._tasks and later is not None and later > wall:
+                heapq.heappush(heap, (later, task_id))  # expiry no longer counted, the deadline does
+
+    def due(self, wall: int) -> Iterator[tuple[TaskRow, bool]]:
+        """Move what is due into its queue's line; yield each such task and whether it stands before that line's mark."""
+        delayed = self.delayed
+        while (first := delayed.first()) is not None and first[1] <= wall:
+            delayed.pop()
+            _, at, task_id = first
+            row = self._tasks.get(task_id)
+            if row is None or row.status not in (PENDING, RETRYING) or row.scheduled_at != at:
+                continue
+            line = self.ready.get(row.queue)
+            if line is None:
+                line = self.ready[row.queue] = Line(cap=self._cap(row.queue))
+            yield row, line.offer((row.rank, row.scheduled_at, row.id))
+
+    # ---- out --------------------------------------------------------------------------------------------------------
+
+    def measure_room(self, boxes: Iterable[Mailbox]) -> None:
+        """See how many more tasks each bound queue may have with workers: by what they hold, so that no counter can be wrong."""
+        if not self.queues and not self._room:
+            return
+        self._room = room = {}
+        for name, queue in self.queues.items():
+            if queue.paused:
+                room[name] = 0
+            elif queue.concurrency is not None:
+                room[name] = queue.concurrency
+        if room:
+            for box in boxes:
+                for row in box.sent.values():
+                    if row.queue in room:
+                        room[row.queue] -= 1
+
+    def startable(self) -> int:
+        """Return how many keys stand in lines, up to what their queues may start."""
+        room = self._room
+        if not room:
+            return sum(map(len, self.ready.values()))
+        return sum(max(0, min(len(line), room.get(name, len(line)))) for name, line in self.ready.items())
+
+    def next(self) -> TaskRow | None:
+        """Take the next task, serving the queues in turn; inside a queue strictly in order."""
+        lines, room = self.ready, self._room
+        if len(lines) == 1 and not room:
+            for line in lines.values():
+                return self._first(line)
+        names = list(lines)
+        for step in range(len(names)):
+            name = names[(self._turn + step) % len(names)]
+            if room and room.get(name, 1) <= 0:
+                continue  # paused, or at its limit: the others pass
+            row = self._first(lines[name])
+            if row is not None:
+                self._turn = (self._turn + step + 1) % len(names)
+                return row
+        return None
+
+    def _first(self, line: Line) -> TaskRow | None:
+        while (key := line.pop()) is not None:
+            rank, at, task_id = key
+            row = self._tasks.get(task_id)
+            if row is not None and row.status in WAITING and row.scheduled_at == at and row.rank == rank:
+                return row  # else it was cancelled, ended, or moved meanwhile
+        return None
+
+    def put_back(self, row: TaskRow) -> None:
+        """Put a task back that finds no room; its queue stays the next to be served, or others would pass it for ever."""
+        self.ready[row.queue].put_back((row.rank, row.scheduled_at, row.id))
+        if len(self.ready) > 1:
+            self._turn = list(self.ready).index(row.queue)
+
+    def started(self, row: TaskRow) -> None:
+        """Count a task against its queue's room."""
+        if row.queue in self._room:
+            self._room[row.queue] -= 1
+
+    # ---- the part that memory holds ---------------------------------------------------------------------------------
+
+    def shed(self) -> None:
+        """Let go of what lies beyond the caps: at the end of a turn, when every row is stored as its line has it."""
+        for line in (*self.ready.values(), self.delayed):
+            for key in line.shed():
+                row = self._tasks.get(key[2])
+                if row is not None and row.status in WAITING and self._place(row) == (line, key):
+                    del self._tasks[row.id]
+
+    def refills(self) -> list[Refill]:
+        """Return what to ask the store for."""
+        asked = []
+        for queue, line in self.ready.items():
+            if line.wants_refill():
+                line.refilling = True
+                asked.append(Refill(queue, line.mark, max(1, line.cap // 2)))
+        if self.delayed.wants_refill():
+            self.delayed.refilling = True
+            asked.append(Refill(None, self.delayed.mark, self._line_max // 2))
+        return asked
+
+    def _place(self, row: TaskRow) -> tuple[Line, Key]:
+        """Return where a waiting row stands. Lines may hold older keys of it, which say nothing any more."""
+        if row.status == QUEUED:
+            return self.ready[row.queue], (row.rank, row.scheduled_at, row.id)
+        return self.delayed, (0, row.scheduled_at, row.id)
+
+    def check(self) -> None:
+        """Assert that each waiting task that is held stands in its line; the simulation has it called after every step."""
+        keys = {line: set(line) for line in (*self.ready.values(), self.delayed)}
+        for row in self._tasks.values():
+            if row.status in WAITING:
+                line, key = self._place(row)
+                assert key in keys[line], f"task {row.id} ({row.status}) is not in its line"
