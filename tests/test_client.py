@@ -15,9 +15,10 @@ import pytest
 from peer import Peer, echo, succeeded
 
 from taskpool import errors
-from taskpool.doors.client import Client, connect, current_pool, filter_of
+from taskpool.doors.client import Client, connect, current_pool
 from taskpool.doors.link import Link
 from taskpool.doors.outbox import draw_uids
+from taskpool.doors.selection import filter_of
 from taskpool.model import Filter, Options, Progress, Stats, Status, Task
 from taskpool.wire import messages as wire
 

@@ -1,8 +1,7 @@
-"""What callers hold: ways to hand in tasks, to look at them, and to change their fate.
+"""What callers hold: ways to hand in tasks (`submitter`), to look at them, and to change their fate.
 
-`Submitter` is the part that hands in; a Client, a Pool and the views that `options(…)` makes of them share it. A Client speaks over
-a connection to a supervisor that somebody else owns. The connection, futures and the codec are imported when a client is made: a
-Pool does that while its supervisor is starting.
+A Client speaks over a connection to a supervisor that somebody else owns. The connection, futures and the codec are imported when
+a client is made: a Pool does that while its supervisor is starting.
 """
 
 from __future__ import annotations
@@ -11,15 +10,16 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypedDict, TypeVar, Unpack
 
 import msgspec
 
 from taskpool.config import socket_path, store_path
-from taskpool.doors.options import NOTHING_SAID, Said, TaskOptions
-from taskpool.errors import InvalidTask, NoServer, PoolStopped
-from taskpool.model import Attempt, Explanation, Filter, Queue, QueueState, Stats, Status, Task
+from taskpool.doors.options import NOTHING_SAID
+from taskpool.doors.selection import FilterFields, Wanted, filter_of, meant
+from taskpool.doors.submitter import Submitter
+from taskpool.errors import NoServer, PoolStopped
+from taskpool.model import Attempt, Explanation, Queue, QueueState, Stats, Task
 from taskpool.wire import messages as wire
 from taskpool.wire.messages import News
 
@@ -33,9 +33,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-PLANS_MAX = 512  # functions whose way of travelling is remembered
-BULK_TASKS = 512  # tasks of one frame of submit_many
-BULK_BYTES = 8 << 20
 CONNECT_TIMEOUT_S = 10.0
 
 
@@ -55,165 +52,6 @@ class QueueSettings(TypedDict, total=False):
     buffer_size: int | None
     max_backlog: int | None
     paused: bool
-
-
-class Plan:
-    """How calls of one function travel from one submitter: encoder, name, and everything that was said of it."""
-
-    __slots__ = ("description", "encode", "fixed", "fn", "name", "priority", "queue", "said")
-
-    def __init__(self, fn: Callable[..., Any], said: Said) -> None:
-        from taskpool.wire.codec import CallEncoder
-
-        encoder = CallEncoder(fn)
-        self.fn = fn
-        self.said = said
-        self.encode = encoder.encode
-        self.name = encoder.name
-        self.description = encoder.description if encoder.description.msgpack else None
-        self.queue, self.priority = said.queue, said.priority
-        self.fixed = said.fixed
-
-    def travel(self) -> tuple[bytes, int]:
-        """Return (packed options, scheduled_at) for now."""
-        return self.fixed or self.said.packed()
-
-
-class Submitter:
-    """Hands in tasks, all with the same options. Safe to use from several threads."""
-
-    def __init__(self, said: Said) -> None:
-        self._said = said
-        self._plans: dict[int, Plan] = {}
-
-    @property
-    def _link(self) -> Link:
-        raise NotImplementedError
-
-    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
-        """Run fn(*args, **kwargs) as a task; it is durable when this returns. Threads that submit together share a commit.
-
-        Raises InvalidPayload, ArgCountError, ArgTypeError for what cannot be sent, PoolStopped when nobody is there to run it.
-        """
-        future: TaskFuture[R] = self._submit(fn, args, kwargs)
-        future._bundle.wait()
-        if future._id:
-            return future
-        assert future._exception is not None
-        raise future._exception
-
-    def submit_nowait(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
-        """Run fn(*args, **kwargs) as a task, durable within a moment; what keeps it from being stored is raised by the future."""
-        return self._submit(fn, args, kwargs)
-
-    def submit_many(self, fn: Callable[[T], R], items: Iterable[T], /) -> list[TaskFuture[R]]:
-        """Run fn(item) for each item, as many tasks; all are durable when this returns.
-
-        All are encoded before the first is sent, so an item that cannot be sent leaves nothing behind.
-        """
-        from taskpool.doors.outbox import Bundle
-
-        bundles: list[Bundle] = []
-        futures: list[TaskFuture[R]] = []
-        for call in self._calls(fn, ((item,) for item in items)):
-            if not bundles or len(bundles[-1].tasks) >= BULK_TASKS or bundles[-1].bytes > BULK_BYTES:
-                bundles.append(Bundle(self._link))
-            futures.append(self._link.put(bundles[-1], *call))
-        for bundle in bundles:
-            self._link.send(bundle)
-        for bundle in bundles:
-            bundle.wait()
-        for future in futures:
-            if not future._id and future._exception is not None:
-                raise future._exception
-        return futures
-
-    def map(
-        self,
-        fn: Callable[..., R],
-        /,
-        *iterables: Iterable[Any],
-        batch: str | None = None,
-        fresh: bool = False,
-        buffersize: int | None = None,
-        ordered: bool = True,
-        return_exceptions: bool = False,
-        timeout: float | None = None,
-        progress: bool | str = False,
-    ) -> Iterator[R]:
-        """Return an iterator over fn's results for the items of the iterables (in parallel, until the shortest ends).
-
-        It is lazy: at most buffersize items (10,000) are under way or wait to be taken, so the input may be endless; the first are
-        submitted now. ordered False: results come as they are ready. return_exceptions: a failure is returned in its place instead
-        of raised. timeout: seconds from now until TimeoutError. progress: draw a bar on stderr (a text: its title).
-
-        batch: a name under which item i is task (batch, i) for ever. The same call, after whatever death, finds what is done and
-        does the rest; other work under that name is BatchConflict, fresh=True begins it anew. Without batch all work is new, and
-        what nobody took the result of is cancelled when the iterator is closed.
-        """
-        from taskpool.doors.mapping import MapRun
-
-        run: MapRun[R] = MapRun(
-            self,
-            fn,
-            iterables,
-            batch=batch,
-            fresh=fresh,
-            buffersize=buffersize,
-            ordered=ordered,
-            return_exceptions=return_exceptions,
-            timeout=timeout,
-            progress=progress,
-        )
-        return run.results()
-
-    def options(self, **options: Unpack[TaskOptions]) -> Submitter:
-        """Return a view of this pool under which all tasks have these options. Raises InvalidTask, naming the option."""
-        return View(self, self._said.plus(options))
-
-    # ---- inside -------------------------------------------------------------------------------------------------------
-
-    def _submit(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> TaskFuture[Any]:
-        plan = self._plans.get(id(fn)) or self._plan(fn)
-        codec, payload = plan.encode(args, kwargs)
-        options, at = plan.fixed or plan.said.packed()
-        return self._link.submit(plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description)
-
-    def _plan(self, fn: Callable[..., Any]) -> Plan:
-        """Return how a function travels. Kept by identity (the plan holds the function, so its id is not used again)."""
-        found = self._plans.get(id(fn))
-        if found is None:
-            decorated, given = getattr(fn, "_decorated", NOTHING_SAID), getattr(fn, "_given", NOTHING_SAID)
-            found = Plan(fn, given.over(self._said.over(decorated)))
-            if len(self._plans) >= PLANS_MAX:
-                self._plans.clear()
-            self._plans[id(fn)] = found
-        return found
-
-    def _calls(
-        self, fn: Callable[..., Any], arguments: Iterable[Sequence[Any]]
-    ) -> Iterator[tuple[str, int, bytes, bytes, str, int, int, Any]]:
-        """Yield what Link.put takes for each call of a function."""
-        plan = self._plan(fn)
-        options, at = plan.travel()
-        for args in arguments:
-            codec, payload = plan.encode(args)
-            yield plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description
-
-
-class View(Submitter):
-    """A pool under certain options."""
-
-    def __init__(self, of: Submitter, said: Said) -> None:
-        super().__init__(said)
-        self._of = of
-
-    @property
-    def _link(self) -> Link:
-        return self._of._link
-
-    def __repr__(self) -> str:
-        return f"{self._of!r}.{self._said!r}"
 
 
 class Client(Submitter):
@@ -372,7 +210,7 @@ class Client(Submitter):
         grace: seconds from Cancelled being raised in a handler to the kill (None: the pool's); force: kill at once; dry_run: only
         tell which. To mean all tasks, say Filter().
         """
-        matching = _meant("cancel", wanted, fields)
+        matching = meant("cancel", wanted, fields)
         if matching is None:
             return Bulk([], [])
         reply = self._link.request(lambda seq: wire.Cancel(seq, matching, reason, grace, force, dry_run))
@@ -382,7 +220,7 @@ class Client(Submitter):
         self, wanted: Wanted = None, /, *, force: bool = False, dry_run: bool = False, **fields: Unpack[FilterFields]
     ) -> Bulk:
         """Give ended tasks a new round. Return those that got one, and those that could not. force: also what succeeded."""
-        matching = _meant("retry", wanted, fields)
+        matching = meant("retry", wanted, fields)
         if matching is None:
             return Bulk([], [])
         reply = self._link.request(lambda seq: wire.Retry(seq, matching, force, dry_run))
@@ -447,74 +285,6 @@ def connect(store: str | os.PathLike[str], *, timeout: float = CONNECT_TIMEOUT_S
     except BaseException:
         sock.close()
         raise
-
-
-# ---- which tasks are meant ----------------------------------------------------------------------------------------------
-
-Wanted = Filter | int | Iterable[int] | None
-
-
-class FilterFields(TypedDict, total=False):
-    """Which tasks a listing or a bulk verb means; one or several of each. since and until bound the time of the submit."""
-
-    status: Status | str | Iterable[Status | str]
-    name: str | Iterable[str]
-    queue: str | Iterable[str]
-    tag: str | Iterable[str]
-    batch: str
-    since: datetime
-    until: datetime
-    error: str
-
-
-def filter_of(wanted: Wanted, fields: FilterFields) -> Filter | None:
-    """Return the Filter that ids and fields describe, None if they mean no task at all (a list of no ids).
-
-    Raises InvalidTask for a status there is not.
-    """
-    if isinstance(wanted, Filter):
-        base = wanted
-    elif wanted is None:
-        base = Filter()
-    else:
-        base = Filter(ids=(wanted,) if isinstance(wanted, int) else tuple(wanted))
-        if not base.ids:
-            return None  # an empty Filter would mean all
-    changes: dict[str, Any] = {}
-    for name, value in fields.items():
-        if name in _PLURALS:
-            changes[_PLURALS[name]] = (value,) if isinstance(value, str) else tuple(value)  # type: ignore[arg-type]
-        elif isinstance(value, datetime):
-            changes[name] = _wall(name, value)
-        elif name in ("batch", "error"):
-            changes["error_contains" if name == "error" else name] = value
-        else:
-            raise InvalidTask(
-                f"tasks cannot be chosen by {name}={value!r:.120}", hint=f"by {', '.join(FilterFields.__annotations__)}"
-            )
-    known = list(map(str, Status))
-    for status in changes.get("statuses", ()):
-        if status not in known:
-            raise InvalidTask(f"there is no status {status!r}", hint=f"there are {', '.join(known)}")
-    if "statuses" in changes:
-        changes["statuses"] = tuple(map(str, changes["statuses"]))
-    return msgspec.structs.replace(base, **changes) if changes else base
-
-
-_PLURALS = {"status": "statuses", "name": "names", "queue": "queues", "tag": "tags"}
-
-
-def _wall(name: str, moment: datetime) -> int:
-    if moment.utcoffset() is None:
-        raise InvalidTask(f"{name} must know its time zone: {moment!r}")
-    return round(moment.timestamp() * 1_000_000)
-
-
-def _meant(verb: str, wanted: Wanted, fields: FilterFields) -> Filter | None:
-    """Return a filter for a verb that changes tasks; meaning all of them by saying nothing is a mistake."""
-    if wanted is None and not fields:
-        raise InvalidTask(f"{verb} which tasks?", hint="an id, ids, status=…, name=…; Filter() means all")
-    return filter_of(wanted, fields)
 
 
 # ---- the pool in force --------------------------------------------------------------------------------------------------

@@ -18,22 +18,23 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING
+from collections.abc import Callable
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import Any
 
+from taskpool.doors.callbacks import Callbacks
 from taskpool.doors.future import TaskFuture
+from taskpool.doors.greeting import greet
 from taskpool.doors.outbox import Bundle, Outbox
-from taskpool.errors import NoServer, PoolStopped, TaskpoolError
+from taskpool.doors.refusals import error_of
+from taskpool.errors import PoolStopped, TaskpoolError
 from taskpool.model import Filter
 from taskpool.wire.frames import FrameReader, FrameTooLong
 from taskpool.wire.messages import (
-    PROTOCOL,
     Accepted,
     Answer,
     Cancel,
     Goodbye,
-    Hello,
     News,
     Outcome,
     Refused,
@@ -41,9 +42,7 @@ from taskpool.wire.messages import (
     Request,
     Settled,
     Watch,
-    Welcome,
     answer_decoder,
-    encoder,
 )
 from taskpool.wire.poller import IN, OUT, Poller
 
@@ -59,17 +58,6 @@ class _Call:
         self.answer: Reply | TaskpoolError | None = None
         self.done = threading.Lock()
         self.done.acquire()
-
-
-class _Tick:
-    """Something to be called every so often. at: monotonic seconds of the next time."""
-
-    __slots__ = ("at", "callback", "seconds")
-
-    def __init__(self, seconds: float, callback: Callable[[], object]) -> None:
-        self.seconds = seconds
-        self.callback = callback
-        self.at = time.monotonic() + seconds
 
 
 class Link:
@@ -89,41 +77,20 @@ class Link:
         self._calls: dict[int, _Call] = {}
         self._ready_made = Bundle(self, stored=True)  # stands for the bundle of tasks that were stored before
         self._frames: deque[bytes] = deque()
-        self._due: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._callbacks = Callbacks()
+        self._due = self._callbacks.due
         self._followers: list[Callable[[News], object]] = []
-        self._ticks: list[_Tick] = []
         self._joiners: list[threading.Lock] = []
         self._shut = False  # the descriptors are closed
         self.lost = 0  # futures that the end of the connection has ended
         self._thread_id = 0
-        self.welcome = self._greet(name)
+        self.welcome = greet(sock, self._reader, self._frames, name, cause)
         sock.setblocking(False)
         self._poller = Poller()
         self._poller.add(sock.fileno(), self._on_socket)
         self._thread = threading.Thread(target=self._run, name="taskpool-io", daemon=True)
         _links.add(self)
         self._thread.start()
-
-    def _greet(self, name: str) -> Welcome:
-        """Say hello and wait for the answer: a socket with a timeout makes this NoServer when it runs out."""
-        try:
-            # Not through the writer: it never waits, and this is the one place that may.
-            hello = encoder.encode(Hello(PROTOCOL, os.getpid(), name))
-            self._sock.sendall(len(hello).to_bytes(4, "little") + hello)
-            while not self._frames:
-                self._frames += self._reader.read()
-                if self._reader.eof and not self._frames:
-                    raise PoolStopped(self._cause() or "the supervisor closed the connection before it was open")
-        except TimeoutError as error:
-            raise NoServer("the supervisor does not answer", hint="it may be stopped or overloaded") from error
-        except OSError as error:
-            raise PoolStopped(self._cause() or f"the supervisor cannot be reached: {error}") from error
-        answer = answer_decoder.decode(self._frames.popleft())
-        if isinstance(answer, Welcome):
-            return answer
-        if isinstance(answer, Refused):
-            raise error_of(answer)
-        raise PoolStopped(answer.reason if isinstance(answer, Goodbye) else f"an unexpected first answer: {answer!r:.200}")
 
     # ---- waiting ------------------------------------------------------------------------------------------------------
 
@@ -259,13 +226,8 @@ class Link:
 
     def every(self, seconds: float, callback: Callable[[], object]) -> Callable[[], None]:
         """Call back in the io thread every so many seconds, and once more when the connection ends. Returns what stops it."""
-        tick = _Tick(seconds, callback)
-        self._ticks = [*self._ticks, tick]
+        stop = self._callbacks.every(seconds, callback)
         self._wake()
-
-        def stop() -> None:
-            self._ticks = [other for other in self._ticks if other is not tick]
-
         return stop
 
     def call_later(self, call: Callable[..., object], *args: Any) -> bool:
@@ -281,33 +243,21 @@ class Link:
         self._thread_id = threading.get_ident()
         try:
             while not self.stopped:
-                self._poller.wait(self._next_tick())
+                self._poller.wait(self._callbacks.next_tick())
                 self.flush()
-                self._call_back()
-                if self._ticks:
-                    self._tick_now(time.monotonic())
+                self._callbacks.run()
+                self._callbacks.tick()
                 self.flush()  # a callback may have read the answer that a bundle waited for
         except BaseException as error:  # a bug of ours must not leave anybody waiting
             self._end(f"the client's io thread failed: {type(error).__name__}: {error}")
             raise
         finally:
-            self._call_back()
-            self._tick_now(math.inf)
+            self._callbacks.run()
+            self._callbacks.tick(math.inf)
             with self.outbox.sending, self.lock:
                 self._shut = True
                 self._poller.close()
                 self._sock.close()
-
-    def _next_tick(self) -> float | None:
-        if not self._ticks:
-            return None
-        return max(0.0, min(tick.at for tick in self._ticks) - time.monotonic())
-
-    def _tick_now(self, now: float) -> None:
-        for tick in self._ticks:
-            if now >= tick.at:
-                tick.at = now + tick.seconds
-                _shielded(tick.callback)
 
     def _wake(self) -> None:
         with self.lock:
@@ -446,12 +396,6 @@ class Link:
             call.answer = answer
             call.done.release()
 
-    def _call_back(self) -> None:
-        due = self._due
-        while due:
-            call, args = due.popleft()
-            _shielded(call, *args)
-
     # ---- the end ------------------------------------------------------------------------------------------------------
 
     @property
@@ -533,27 +477,3 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _shielded(call: Callable[..., object], *args: Any) -> None:
-    """Call what a user gave us; his mistakes are logged, and nobody else's trouble."""
-    try:
-        call(*args)
-    except BaseException:
-        LOGGER.exception("exception in a callback of a pool")
-
-
-def error_of(refused: Refused) -> TaskpoolError:
-    """Return the exception that a Refused stands for."""
-    if not _by_code:
-        _by_code.update({leaf.code: leaf for leaf in _leaves(TaskpoolError)})
-    return _by_code.get(refused.code, TaskpoolError)(refused.message, hint=refused.hint)
-
-
-_by_code: dict[str, type[TaskpoolError]] = {}
-
-
-def _leaves(base: type[TaskpoolError]) -> Iterator[type[TaskpoolError]]:
-    for leaf in base.__subclasses__():
-        yield from _leaves(leaf)
-    yield base

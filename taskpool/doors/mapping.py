@@ -22,8 +22,8 @@ from taskpool.model import Filter
 from taskpool.wire.messages import Cancel, Count
 
 if TYPE_CHECKING:
-    from taskpool.doors.client import Submitter
     from taskpool.doors.progress import Bar
+    from taskpool.doors.submitter import Submitter
 
 R = TypeVar("R")
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from taskpool.core.registry import Registry, default_registry
-from taskpool.doors.client import Submitter, current_pool
+from taskpool.doors.client import current_pool
 from taskpool.doors.future import TaskFuture
 from taskpool.doors.options import NOTHING_SAID, Said, TaskOptions
+from taskpool.doors.submitter import Submitter
 from taskpool.model import Controller
 from taskpool.wire.description import MAIN_NAMES, main_is_importable
 from taskpool.worker.controller import current

@@ -1,0 +1,179 @@
+"""Handing in tasks: the part that a Client, a Pool and the views that `options(…)` makes of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
+
+from taskpool.doors.options import NOTHING_SAID, Said, TaskOptions
+
+if TYPE_CHECKING:
+    from taskpool.doors.future import TaskFuture
+    from taskpool.doors.link import Link
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+PLANS_MAX = 512  # functions whose way of travelling is remembered
+BULK_TASKS = 512  # tasks of one frame of submit_many
+BULK_BYTES = 8 << 20
+
+
+class Plan:
+    """How calls of one function travel from one submitter: encoder, name, and everything that was said of it."""
+
+    __slots__ = ("description", "encode", "fixed", "fn", "name", "priority", "queue", "said")
+
+    def __init__(self, fn: Callable[..., Any], said: Said) -> None:
+        from taskpool.wire.codec import CallEncoder
+
+        encoder = CallEncoder(fn)
+        self.fn = fn
+        self.said = said
+        self.encode = encoder.encode
+        self.name = encoder.name
+        self.description = encoder.description if encoder.description.msgpack else None
+        self.queue, self.priority = said.queue, said.priority
+        self.fixed = said.fixed
+
+    def travel(self) -> tuple[bytes, int]:
+        """Return (packed options, scheduled_at) for now."""
+        return self.fixed or self.said.packed()
+
+
+class Submitter:
+    """Hands in tasks, all with the same options. Safe to use from several threads."""
+
+    def __init__(self, said: Said) -> None:
+        self._said = said
+        self._plans: dict[int, Plan] = {}
+
+    @property
+    def _link(self) -> Link:
+        raise NotImplementedError
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
+        """Run fn(*args, **kwargs) as a task; it is durable when this returns. Threads that submit together share a commit.
+
+        Raises InvalidPayload, ArgCountError, ArgTypeError for what cannot be sent, PoolStopped when nobody is there to run it.
+        """
+        future: TaskFuture[R] = self._submit(fn, args, kwargs)
+        future._bundle.wait()
+        if future._id:
+            return future
+        assert future._exception is not None
+        raise future._exception
+
+    def submit_nowait(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
+        """Run fn(*args, **kwargs) as a task, durable within a moment; what keeps it from being stored is raised by the future."""
+        return self._submit(fn, args, kwargs)
+
+    def submit_many(self, fn: Callable[[T], R], items: Iterable[T], /) -> list[TaskFuture[R]]:
+        """Run fn(item) for each item, as many tasks; all are durable when this returns.
+
+        All are encoded before the first is sent, so an item that cannot be sent leaves nothing behind.
+        """
+        from taskpool.doors.outbox import Bundle
+
+        bundles: list[Bundle] = []
+        futures: list[TaskFuture[R]] = []
+        for call in self._calls(fn, ((item,) for item in items)):
+            if not bundles or len(bundles[-1].tasks) >= BULK_TASKS or bundles[-1].bytes > BULK_BYTES:
+                bundles.append(Bundle(self._link))
+            futures.append(self._link.put(bundles[-1], *call))
+        for bundle in bundles:
+            self._link.send(bundle)
+        for bundle in bundles:
+            bundle.wait()
+        for future in futures:
+            if not future._id and future._exception is not None:
+                raise future._exception
+        return futures
+
+    def map(
+        self,
+        fn: Callable[..., R],
+        /,
+        *iterables: Iterable[Any],
+        batch: str | None = None,
+        fresh: bool = False,
+        buffersize: int | None = None,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        timeout: float | None = None,
+        progress: bool | str = False,
+    ) -> Iterator[R]:
+        """Return an iterator over fn's results for the items of the iterables (in parallel, until the shortest ends).
+
+        It is lazy: at most buffersize items (10,000) are under way or wait to be taken, so the input may be endless; the first are
+        submitted now. ordered False: results come as they are ready. return_exceptions: a failure is returned in its place instead
+        of raised. timeout: seconds from now until TimeoutError. progress: draw a bar on stderr (a text: its title).
+
+        batch: a name under which item i is task (batch, i) for ever. The same call, after whatever death, finds what is done and
+        does the rest; other work under that name is BatchConflict, fresh=True begins it anew. Without batch all work is new, and
+        what nobody took the result of is cancelled when the iterator is closed.
+        """
+        from taskpool.doors.mapping import MapRun
+
+        run: MapRun[R] = MapRun(
+            self,
+            fn,
+            iterables,
+            batch=batch,
+            fresh=fresh,
+            buffersize=buffersize,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            timeout=timeout,
+            progress=progress,
+        )
+        return run.results()
+
+    def options(self, **options: Unpack[TaskOptions]) -> Submitter:
+        """Return a view of this pool under which all tasks have these options. Raises InvalidTask, naming the option."""
+        return View(self, self._said.plus(options))
+
+    # ---- inside -------------------------------------------------------------------------------------------------------
+
+    def _submit(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> TaskFuture[Any]:
+        plan = self._plans.get(id(fn)) or self._plan(fn)
+        codec, payload = plan.encode(args, kwargs)
+        options, at = plan.fixed or plan.said.packed()
+        return self._link.submit(plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description)
+
+    def _plan(self, fn: Callable[..., Any]) -> Plan:
+        """Return how a function travels. Kept by identity (the plan holds the function, so its id is not used again)."""
+        found = self._plans.get(id(fn))
+        if found is None:
+            decorated, given = getattr(fn, "_decorated", NOTHING_SAID), getattr(fn, "_given", NOTHING_SAID)
+            found = Plan(fn, given.over(self._said.over(decorated)))
+            if len(self._plans) >= PLANS_MAX:
+                self._plans.clear()
+            self._plans[id(fn)] = found
+        return found
+
+    def _calls(
+        self, fn: Callable[..., Any], arguments: Iterable[Sequence[Any]]
+    ) -> Iterator[tuple[str, int, bytes, bytes, str, int, int, Any]]:
+        """Yield what Link.put takes for each call of a function."""
+        plan = self._plan(fn)
+        options, at = plan.travel()
+        for args in arguments:
+            codec, payload = plan.encode(args)
+            yield plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description
+
+
+class View(Submitter):
+    """A pool under certain options."""
+
+    def __init__(self, of: Submitter, said: Said) -> None:
+        super().__init__(said)
+        self._of = of
+
+    @property
+    def _link(self) -> Link:
+        return self._of._link
+
+    def __repr__(self) -> str:
+        return f"{self._of!r}.{self._said!r}"
