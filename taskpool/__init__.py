@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from taskpool.doors.client import connect as connect
     from taskpool.doors.client import current_pool as current_pool
     from taskpool.doors.future import TaskFuture as TaskFuture
+    from taskpool.doors.mailbox import Response as Response
+    from taskpool.doors.named import marshal_payload as marshal_payload
+    from taskpool.doors.named import unmarshal_payload as unmarshal_payload
     from taskpool.doors.pool import Pool as Pool
     from taskpool.doors.task import TaskFunction as TaskFunction
+    from taskpool.doors.task import register as register
     from taskpool.doors.task import task as task
     from taskpool.errors import *  # noqa: F403
     from taskpool.errors import TaskCancelled as TaskCancelled
@@ -38,6 +42,13 @@ if TYPE_CHECKING:
     from taskpool.model import TaskError as TaskError
     from taskpool.model import default_retry_policy as default_retry_policy
     from taskpool.model import no_retry as no_retry
+    from taskpool.protocols import Consumer as Consumer
+    from taskpool.protocols import Handler as Handler
+    from taskpool.protocols import Publisher as Publisher
+    from taskpool.wire.description import Description as Description
+    from taskpool.wire.description import canonical_name as canonical_name
+    from taskpool.wire.description import describe as describe
+    from taskpool.wire.messages import HandlerInfo as HandlerInfo
     from taskpool.worker.controller import current as controller  # noqa: F401  # in __all__, which is computed
     from taskpool.worker.controller import track as track
 
@@ -47,15 +58,21 @@ __version__ = "0.1.0"
 _PLACES = {
     "Attempt": "taskpool.model",
     "Client": "taskpool.doors.client",
+    "Consumer": "taskpool.protocols",
     "Controller": "taskpool.model",
+    "Description": "taskpool.wire.description",
     "Explanation": "taskpool.model",
     "Filter": "taskpool.model",
+    "Handler": "taskpool.protocols",
+    "HandlerInfo": "taskpool.wire.messages",
     "Pool": "taskpool.doors.pool",
     "Progress": "taskpool.model",
+    "Publisher": "taskpool.protocols",
     "Queue": "taskpool.model",
     "QueueState": "taskpool.model",
     "Reason": "taskpool.model",
     "Registry": "taskpool.core.registry",
+    "Response": "taskpool.doors.mailbox",
     "RetryPolicy": "taskpool.model",
     "Settings": "taskpool.config",
     "Stats": "taskpool.model",
@@ -65,19 +82,25 @@ _PLACES = {
     "TaskFunction": "taskpool.doors.task",
     "TaskFuture": "taskpool.doors.future",
     "as_completed": "concurrent.futures",
+    "canonical_name": "taskpool.wire.description",
     "connect": "taskpool.doors.client",
     "controller": "taskpool.worker.controller:current",
     "current_pool": "taskpool.doors.client",
     "default_retry_policy": "taskpool.model",
+    "describe": "taskpool.wire.description",
+    "marshal_payload": "taskpool.doors.named",
     "no_retry": "taskpool.model",
+    "register": "taskpool.doors.task",
     "task": "taskpool.doors.task",
     "track": "taskpool.worker.controller",
+    "unmarshal_payload": "taskpool.doors.named",
     "wait": "concurrent.futures",
 } | dict.fromkeys(
     (
         "AlreadyExists", "ArgCountError", "ArgTypeError", "BatchConflict", "Cancelled", "DuplicateHandler", "HandlerNotFound",
         "IllegalTransition", "InternalError", "InvalidHandler", "InvalidPayload", "InvalidQueueName", "InvalidSettings",
-        "InvalidTask", "MissingGuard", "NoServer", "NonRetryableError", "NotCancellable", "NotFound", "PoolStopped",
+        "InvalidTask", "InvalidTaskType", "MissingGuard", "NoServer", "NonRetryableError", "NotCancellable", "NotFound",
+        "PoolStopped",
         "QueueConfigConflict", "QueueFull", "QueueNotRegistered", "RetryableError", "Snooze", "SoftTimeout", "StaleVersion",
         "StoreCorrupt", "StoreError", "StoreLocked", "StoreTooNew", "StoreUnusable", "TaskCancelled", "TaskFailed",
         "TaskInterrupted", "TaskMemory", "TaskPanicked", "TaskTimeout", "TaskpoolError",

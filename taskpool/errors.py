@@ -13,7 +13,8 @@ Exception
 │   ├── HandlerNotFound            no handler of that name
 │   ├── DuplicateHandler           that name is taken by another function
 │   ├── InvalidTask                an option of the task makes no sense
-│   │   └── InvalidQueueName       not a name that a queue can have
+│   │   ├── InvalidQueueName       not a name that a queue can have
+│   │   └── InvalidTaskType        not a name that a type of tasks can have
 │   ├── InvalidPayload             an argument or result cannot be encoded
 │   ├── InvalidHandler             not something that can run as a task
 │   ├── BatchConflict              the batch was begun with other work
@@ -142,6 +143,12 @@ class InvalidQueueName(InvalidTask):
     """A queue's name is 1 to 100 printable characters, without space at either end."""
 
     code = "invalid_queue_name"
+
+
+class InvalidTaskType(InvalidTask):
+    """A type of tasks is printable text without a slash, as its queue is then; the two make the handler's name, `queue/type`."""
+
+    code = "invalid_task_type"
 
 
 class InvalidPayload(TaskpoolError):

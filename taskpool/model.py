@@ -125,6 +125,12 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     headers: dict[str, str] = {}
     trace_ctx: dict[str, str] = {}
     label: str = ""  # the arguments in short, for people
+    owner_type: str = ""  # whose task it is: a kind of owner …
+    owner_id: str = ""  # … and which of them
+    source: str = ""  # what handed it in
+    reference_id: str = ""  # what it belongs to outside of the pool, such as an order's number
+    parent_id: int | None = None  # the task that made it
+    reply_to: str = ""  # the mailbox that gets its response when it ends
 
 
 class TaskSpec(msgspec.Struct, array_like=True, gc=False):
@@ -274,6 +280,26 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         """Return the call as people read it: name(arguments)."""
         return f"{self.name}({self.options.label})"
 
+    @property
+    def failed_attempts(self) -> int:
+        """Return how many attempts of this round have failed and counted."""
+        return self.charged - (self.status is Status.SUCCEEDED)
+
+    @property
+    def next_attempt_at(self) -> int | None:
+        """Return when it may next start (wall µs), None while it runs and when it has ended."""
+        return self.scheduled_at if self.status in ("pending", "queued", "retrying") else None
+
+    @property
+    def last_error(self) -> str:
+        """Return in a line how the last attempt failed, nothing if none did."""
+        return "" if self.error is None else str(self.error)
+
+    @property
+    def cancelled_at(self) -> int | None:
+        """Return when it was cancelled (wall µs), None unless it was."""
+        return self.finished_at if self.status is Status.CANCELLED else None
+
 
 class Filter(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which tasks a listing or a bulk verb means; empty fields match all. since and until bound created_at."""
@@ -287,6 +313,11 @@ class Filter(msgspec.Struct, frozen=True, omit_defaults=True):
     since: int | None = None
     until: int | None = None
     error_contains: str | None = None
+    owner_type: str | None = None
+    owner_id: str | None = None
+    source: str | None = None
+    reference_id: str | None = None
+    parent_id: int | None = None
 
 
 class WorkerState(msgspec.Struct, frozen=True):
@@ -329,6 +360,8 @@ class Running(msgspec.Struct, frozen=True):
     trace_ctx: dict[str, str] = {}
     deadline_at: int | None = None
     timeout_s: float | None = None
+    options: Options = Options()
+    payload: Any = None  # of a handler object's task: the one argument that it was submitted with
 
 
 class Controller(Protocol):

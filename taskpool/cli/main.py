@@ -31,6 +31,8 @@ VERBS = {
     "wait": "Wait for tasks to end.",
     "cancel": "Stop tasks, or keep them from starting.",
     "retry": "Give ended tasks another round.",
+    "handlers": "Show what can be submitted by name.",
+    "replies": "Show what lies in mailboxes, and take it out.",
     "queues": "Show the queues: limits, what waits, what runs.",
     "pause": "Start nothing more of queues.",
     "resume": "Let paused queues go on.",
@@ -81,8 +83,8 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 def program() -> None:
     """Run CPU-heavy tasks that survive: one SQLite file, one supervisor, many workers.
 
-    Reading verbs (ls, show, explain, status, queues, result, log) need no server. TASKS is 42, 40-57, 1,3,5-8, last, all, a uuid,
-    or filters.
+    Reading verbs (ls, show, explain, status, queues, replies, result, log) need no server. TASKS is 42, 40-57, 1,3,5-8, last, all,
+    a uuid, or filters.
     """
 
 

@@ -179,6 +179,9 @@ FILTERS: dict[str, Callable[[_Callback], _Callback]] = {
     "queue": click.option("--queue", multiple=True, metavar="QUEUE", help="Tasks of this queue."),
     "name": click.option("--name", multiple=True, metavar="HANDLER", help="Tasks of this handler."),
     "tag": click.option("--tag", multiple=True, metavar="TAG", help="Tasks with this tag."),
+    "owner": click.option("--owner", metavar="[TYPE:]ID", help="Tasks of this owner."),
+    "source": click.option("--source", metavar="NAME", help="Tasks that this handed in."),
+    "reference": click.option("--reference", metavar="ID", help="Tasks with this reference_id."),
     "batch": click.option("--batch", metavar="NAME", help="Tasks of this batch."),
     "since": click.option("--since", metavar="WHEN", help="Tasks stored since WHEN: 2h (ago), or a time."),
     "until": click.option("--until", metavar="WHEN", help="Tasks stored before WHEN."),
@@ -193,6 +196,9 @@ def select(
     queue: tuple[str, ...] = (),
     name: tuple[str, ...] = (),
     tag: tuple[str, ...] = (),
+    owner: str | None = None,
+    source: str | None = None,
+    reference: str | None = None,
     batch: str | None = None,
     since: str | None = None,
     until: str | None = None,
@@ -204,6 +210,7 @@ def select(
         moments = [None if text is None else parse_since(text, now) for text in (since, until)]
     except ValueError as wrong:
         raise click.UsageError(str(wrong)) from None
+    first, typed, rest = (owner or "").partition(":")
     wanted = Filter(
         statuses=status,
         queues=queue,
@@ -213,5 +220,9 @@ def select(
         since=moments[0],
         until=moments[1],
         error_contains=error,
+        owner_type=first if typed else None,
+        owner_id=None if owner is None else rest if typed else first,
+        source=source,
+        reference_id=reference,
     )
     return msgspec.structs.replace(parse_tasks(tasks), filter=wanted)

@@ -46,6 +46,7 @@ _NAMED = re.compile(r"([A-Za-z_]\w*)?(:=|=)")
 @click.option(
     "--deadline", type=deadline, metavar="WHEN", help="When it must be over, all attempts and waits: 2h from now, or a time."
 )
+@click.option("--reply-to", metavar="MAILBOX", help="Leave its response there, until `taskpool replies MAILBOX --ack`.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="For filters; several may be given.")
 @click.option("--wait", is_flag=True, help="Wait for its end; the exit status is the task's.")
 @click.option("--print-id", is_flag=True, help="Print its id and nothing else.")
@@ -79,12 +80,12 @@ def command(
     if deadline is not None:
         said["deadline"] = _moment(deadline)
     from taskpool.cli.handing_in import Handed, hand_in
-    from taskpool.doors.options import NOTHING_SAID, heard
+    from taskpool.doors.named import plan_by_name
+    from taskpool.doors.options import NOTHING_SAID
 
     with session.client() as client:
-        told = client._link.welcome.said.get(handler)
-        below = NOTHING_SAID if told is None else heard(told)
-        (future,) = hand_in(client, [Handed(handler, int(Codec.JSON), payload, below.plus(said))])
+        plan = plan_by_name(client._link, handler, NOTHING_SAID)
+        (future,) = hand_in(client, [Handed(plan.name, int(Codec.JSON), payload, plan.said.plus(said))])
         task = client.get(future.id)
         if print_id:
             write(str(task.id))

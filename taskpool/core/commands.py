@@ -76,6 +76,7 @@ class End(msgspec.Struct, gc=False):
     error: TaskError | None = None
     extras: Extras | None = None
     scheduled_at: int | None = None
+    reply_to: str = ""  # the mailbox that gets the response of a task that ended
 
 
 class Move(msgspec.Struct, gc=False):
@@ -92,6 +93,7 @@ class Move(msgspec.Struct, gc=False):
     clear_error: bool = False  # a new round: error, result and finished_at become NULL
     scheduled_at: int | None = None
     attempt: int = 0  # for those who wait; the move does not change it
+    reply_to: str = ""  # as in End
 
 
 class Checkpoint(msgspec.Struct, gc=False):

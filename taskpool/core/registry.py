@@ -7,14 +7,18 @@ canonical name, which imports their module.
 
 from __future__ import annotations
 
-import difflib
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
+from taskpool.core.directory import nearest, route
 from taskpool.errors import DuplicateHandler, HandlerNotFound, InvalidHandler
+from taskpool.model import Controller
 from taskpool.wire.description import MAIN_NAMES, Description, canonical_name, describe, look_up, unwrapped
-from taskpool.wire.messages import HandlerOptions
+from taskpool.wire.messages import HandlerInfo, HandlerOptions
 
 NAME_LENGTH_MAX = 200
 
@@ -42,9 +46,13 @@ class Registry:
     ) -> Handler:
         """Give a function its name (its canonical one unless told) and aliases, old names that stored tasks may carry.
 
-        Raises DuplicateHandler if another function has one of them, InvalidHandler for what cannot be called.
+        fn may also be an object with a `type`, which is its name, and a method `run(task, controller)`. Raises DuplicateHandler if
+        another function has one of them, InvalidHandler for what cannot be called.
         """
         fn = unwrapped(fn)
+        if is_handler_object(fn):
+            name = fn.type if name is None else name  # type: ignore[attr-defined]
+            fn = _as_function(fn)
         if not callable(fn):
             raise InvalidHandler(f"{fn!r:.80} of type {type(fn).__qualname__} cannot be called")
         given = _checked(canonical_name(fn) if name is None else name)
@@ -59,20 +67,45 @@ class Registry:
         self._found.clear()
         return handler
 
+    def bind(self, queue: str, type: str, fn: Any, *, options: Any = None) -> Handler:
+        """Register a handler for the tasks of one type in one queue: its name is `queue/type`.
+
+        Raises InvalidQueueName, InvalidTaskType, and what `register` does.
+        """
+        return self.register(fn, name=route(queue, type), options=options)
+
     def get(self, name: str) -> Handler:
-        """Return the handler of that name or alias. HandlerNotFound, with the nearest names."""
-        handler = self._handlers.get(name)
+        """Return the handler of that name or alias, or of that short form: what follows the colon of one name only.
+
+        HandlerNotFound, with the nearest names.
+        """
+        handler = self.find(name)
         if handler is None:
+            same = self._of_short_form(name)
+            if len(same) > 1:
+                raise HandlerNotFound(f"{name!r} is {' and '.join(map(repr, sorted(same)))}", hint="say which")
             raise HandlerNotFound(f"no handler is called {name!r}", hint=self._suggestion(name))
         return handler
 
     def find(self, name: str) -> Handler | None:
-        """Return the handler of that name or alias, if there is one."""
-        return self._handlers.get(name)
+        """Return the handler of that name, alias or unambiguous short form, if there is one."""
+        found = self._handlers.get(name)
+        if found is None and ":" not in name:
+            same = self._of_short_form(name)
+            found = next(iter(same.values())) if len(same) == 1 else None
+        return found
+
+    def _of_short_form(self, short: str) -> dict[str, Handler]:
+        """Return by name the handlers that are called so behind the colon."""
+        return {known.name: known for known in self._handlers.values() if known.name.partition(":")[2] == short}
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all handlers, sorted, without aliases."""
         return tuple(sorted({handler.name for handler in self._handlers.values()}))
+
+    def infos(self) -> tuple[HandlerInfo, ...]:
+        """Return what other processes should know of the handlers, by name."""
+        return tuple(_info(self._handlers[name]) for name in self.names())
 
     def said(self) -> dict[str, HandlerOptions]:
         """Return what the decorators said, by name and alias, of those handlers of whose tasks they said anything."""
@@ -98,8 +131,9 @@ class Registry:
         self.get(name).description.validate_args(args, kwargs)
 
     def _search(self, name: str) -> Description:
-        if name in self._handlers:
-            return self._handlers[name].description
+        known = self.find(name)
+        if known is not None:
+            return known.description
         try:
             found = look_up(name)
         except LookupError as error:
@@ -113,12 +147,7 @@ class Registry:
         return describe(found)
 
     def _suggestion(self, name: str) -> str:
-        near = difflib.get_close_matches(name, list(self._handlers), n=3, cutoff=0.5)
-        short = name.rpartition(":")[2]
-        near += [known for known in self._handlers if known.rpartition(":")[2] == short and known not in near][:3]
-        if near:
-            return f"did you mean {' or '.join(repr(each) for each in near[:3])}?"
-        return "" if self._handlers else "no handler is registered: is its module imported or preloaded?"
+        return nearest(name, self._handlers)
 
 
 def _identity(fn: Any) -> tuple[Any, ...]:
@@ -130,6 +159,40 @@ def _identity(fn: Any) -> tuple[Any, ...]:
     code = getattr(fn, "__code__", None)
     line = code.co_firstlineno if code is not None and "<" in qualname else 0
     return ("__main__" if module in MAIN_NAMES else module, qualname, line)
+
+
+def is_handler_object(value: Any) -> bool:
+    """Return whether it is an object with a `type` and a method `run`, not a function and not a class."""
+    if isinstance(value, type) or not callable(getattr(value, "run", None)):
+        return False
+    return isinstance(getattr(value, "type", None), str)
+
+
+def _as_function(handler: Any) -> Callable[..., Any]:
+    """Return the function that runs a handler object: with the controller, and the payload as its one argument."""
+
+    def run(controller: Controller, payload: Any = None) -> Any:
+        task = msgspec.structs.replace(controller.task, payload=payload)
+        return handler.run(task, controller)
+
+    cls = type(handler)
+    run.__module__, run.__qualname__, run.__name__ = cls.__module__, f"{cls.__qualname__}.run", "run"
+    run.__doc__ = cls.__doc__
+    result = getattr(cls.run, "__annotations__", {}).get("return", Any)
+    if isinstance(result, str):
+        try:
+            result = inspect.get_annotations(cls.run, eval_str=True).get("return", Any)
+        except Exception:  # a name that only a type checker can follow
+            result = Any
+    run.__annotations__ = {"controller": Controller, "payload": getattr(handler, "payload_type", Any), "return": result}
+    return run
+
+
+def _info(handler: Handler) -> HandlerInfo:
+    said = handler.options.told() if handler.options is not None else None
+    usage = handler.description.usage.removeprefix("it is called as ")
+    words = (inspect.getdoc(handler.fn) or "").partition("\n")[0]
+    return HandlerInfo(handler.name, handler.aliases, canonical_name(handler.fn), usage, words, said)
 
 
 def _checked(name: str) -> str:

@@ -10,7 +10,7 @@ from taskpool.clock import US, Instant
 from taskpool.core import retry
 from taskpool.core.commands import Closed, End, Extras, Move
 from taskpool.core.events import TaskRow, WorkerDied
-from taskpool.core.lifecycle import CANCELLED, FAILED, INTERRUPTED, PENDING, QUEUED, RETRYING, SUCCEEDED, WAITING
+from taskpool.core.lifecycle import CANCELLED, FAILED, INTERRUPTED, PENDING, QUEUED, RETRYING, SUCCEEDED, TERMINAL, WAITING
 from taskpool.model import TaskError
 from taskpool.wire import messages as wire
 from taskpool.wire.messages import Report
@@ -41,6 +41,8 @@ def _end(
     finish_reason: str | None = None,
 ) -> End:
     end = End(row.id, row.version, to, now.wall, row.charged, closed, report, error, extras_of(row, finish_reason), scheduled_at)
+    if row.options.reply_to and to in TERMINAL:
+        end.reply_to = row.options.reply_to
     row.status = to
     row.version += 1
     row.worker = 0
@@ -72,6 +74,7 @@ def move(
         error=error,
         scheduled_at=scheduled_at,
         attempt=row.attempt,
+        reply_to=row.options.reply_to if to in TERMINAL else "",
     )
     row.status = to
     row.version += 1

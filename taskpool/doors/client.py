@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypedDict, T
 import msgspec
 
 from taskpool.config import socket_path, store_path
+from taskpool.doors.answering import Answering
 from taskpool.doors.options import NOTHING_SAID
 from taskpool.doors.selection import FilterFields, Wanted, filter_of, meant
-from taskpool.doors.submitter import Submitter
 from taskpool.errors import NoServer, PoolStopped
 from taskpool.model import Attempt, Explanation, Queue, QueueState, Stats, Task
 from taskpool.wire import messages as wire
@@ -54,7 +54,7 @@ class QueueSettings(TypedDict, total=False):
     paused: bool
 
 
-class Client(Submitter):
+class Client(Answering):
     """A connection to a supervisor. Leaving it ends the connection, not the tasks: they go on without it."""
 
     def __init__(self, link: Link) -> None:
@@ -123,13 +123,23 @@ class Client(Submitter):
 
     # After all that return a list: below, its name hides the builtin's from annotations.
     def list(
-        self, wanted: Wanted = None, /, *, limit: int = 100, before: int | None = None, **fields: Unpack[FilterFields]
+        self,
+        wanted: Wanted = None,
+        /,
+        *,
+        limit: int = 100,
+        before: int | None = None,
+        offset: int = 0,
+        **fields: Unpack[FilterFields],
     ) -> list[Task]:
-        """Return tasks that match, newest first: at most `limit` (1,000), with ids below `before`, the last of the page above."""
+        """Return tasks that match, newest first: at most `limit` (1,000), with ids below `before`, the last of the page above.
+
+        offset: pass over so many; `before` costs the same for every page, this the more the farther it goes.
+        """
         matching = filter_of(wanted, fields)
         if matching is None:
             return []
-        return self._link.request(lambda seq: wire.List(seq, matching, limit, before)).tasks or []
+        return self._link.request(lambda seq: wire.List(seq, matching, limit, before, offset)).tasks or []
 
     def stats(self) -> Stats:
         """Return one screen of the pool's numbers."""

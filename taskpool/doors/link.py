@@ -138,11 +138,10 @@ class Link:
     def _busy(self) -> bool:
         return bool(self._open) or self.outbox.busy
 
-    def _acquire(self, waiter: threading.Lock) -> None:
+    def _acquire(self, waiter: threading.Lock, timeout: float | None = None) -> bool:
         if threading.get_ident() == self._thread_id:
-            self._pump(lambda: not waiter.locked(), None)
-        else:
-            waiter.acquire()
+            return self._pump(lambda: not waiter.locked(), timeout)
+        return waiter.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
 
     def _pump(self, done: Callable[[], bool], timeout: float | None) -> bool:
         """Read on inside a callback until `done`; its own callbacks come later."""
@@ -160,11 +159,15 @@ class Link:
 
     # ---- requests -----------------------------------------------------------------------------------------------------
 
-    def request(self, make: Callable[[int], Request]) -> Reply:
-        """Send a request under the next sequence number and return its answer. Raises what the supervisor refuses it with."""
+    def request(self, make: Callable[[int], Request], timeout: float | None = None) -> Reply:
+        """Send a request under the next sequence number and return its answer. Raises what the supervisor refuses it with.
+
+        TimeoutError when there is none after `timeout` seconds.
+        """
         call = _Call()
         self.outbox.post(make, lambda seq: self._calls.__setitem__(seq, call))
-        self._acquire(call.done)
+        if not self._acquire(call.done, timeout) and call.answer is None:
+            raise TimeoutError(f"no answer within {timeout:g} s")
         if isinstance(call.answer, Reply):
             return call.answer
         assert call.answer is not None

@@ -37,7 +37,9 @@ class TaskOptions(TypedDict, total=False):
     expires: instant by which it must have started; heartbeat_timeout: seconds it may be silent; max_attempts, retry (a policy),
     retry_on and no_retry_on (exception classes): when it is tried again; on_interrupt: "rerun", "hold" or "fail" when the pool
     dies around it; at_most_once: one attempt, whatever happens; crash_limit: after so many deaths of its process it has failed;
-    tags, headers, trace_ctx: for search and tracing; label: its arguments in short, for people.
+    tags, headers, trace_ctx: for search and tracing; label: its arguments in short, for people; owner_type and owner_id: whose it
+    is; source: what handed it in; reference_id: what it belongs to elsewhere; parent_id: the task that made it; reply_to: the
+    mailbox that gets its response.
     """
 
     queue: str
@@ -61,6 +63,12 @@ class TaskOptions(TypedDict, total=False):
     headers: Mapping[str, str]
     trace_ctx: Mapping[str, str]
     label: str
+    owner_type: str
+    owner_id: str
+    source: str
+    reference_id: str
+    parent_id: int | None
+    reply_to: str
 
 
 class Said:
@@ -163,7 +171,7 @@ def _options_of(values: Mapping[str, Any]) -> Options:
 
 _PLAIN_FIELDS = (
     "max_attempts", "retry", "retry_on", "no_retry_on", "on_interrupt", "at_most_once", "crash_limit", "max_interruptions",
-    "tags", "headers", "trace_ctx", "label",
+    "tags", "headers", "trace_ctx", "label", "owner_type", "owner_id", "source", "reference_id", "parent_id", "reply_to",
 )  # fmt: skip
 
 
@@ -337,6 +345,18 @@ def _label(name: str, value: Any) -> str:
     return value
 
 
+def _word(name: str, value: Any) -> str:
+    if not isinstance(value, str) or len(value) > TAG_LENGTH_MAX or not value.isprintable():
+        raise InvalidTask(f"{name} must be a text of at most {TAG_LENGTH_MAX} printable characters: {value!r:.120}")
+    return value
+
+
+def _task_id(name: str, value: Any) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise InvalidTask(f"{name} must be the id of a task: {value!r:.120}")
+    return value
+
+
 _CHECKS: dict[str, Any] = {
     "queue": _queue,
     "priority": _whole(-PRIORITY_MAX, PRIORITY_MAX),
@@ -359,6 +379,12 @@ _CHECKS: dict[str, Any] = {
     "headers": _texts,
     "trace_ctx": _texts,
     "label": _label,
+    "owner_type": _word,
+    "owner_id": _word,
+    "source": _word,
+    "reference_id": _word,
+    "parent_id": _task_id,
+    "reply_to": _word,
 }
 
 NOTHING_SAID = Said({})

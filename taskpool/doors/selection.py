@@ -25,6 +25,11 @@ class FilterFields(TypedDict, total=False):
     since: datetime
     until: datetime
     error: str
+    owner_type: str
+    owner_id: str
+    source: str
+    reference_id: str
+    parent_id: int
 
 
 def filter_of(wanted: Wanted, fields: FilterFields) -> Filter | None:
@@ -46,8 +51,10 @@ def filter_of(wanted: Wanted, fields: FilterFields) -> Filter | None:
             changes[_PLURALS[name]] = (value,) if isinstance(value, str) else tuple(value)  # type: ignore[arg-type]
         elif isinstance(value, datetime):
             changes[name] = _wall(name, value)
-        elif name in ("batch", "error"):
-            changes["error_contains" if name == "error" else name] = value
+        elif name == "error":
+            changes["error_contains"] = value
+        elif name in FilterFields.__annotations__ and name not in ("since", "until"):
+            changes[name] = value
         else:
             raise InvalidTask(
                 f"tasks cannot be chosen by {name}={value!r:.120}", hint=f"by {', '.join(FilterFields.__annotations__)}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from taskpool.doors.options import NOTHING_SAID, Said, TaskOptions
 
 if TYPE_CHECKING:
     from taskpool.doors.future import TaskFuture
     from taskpool.doors.link import Link
+    from taskpool.model import Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,12 +54,20 @@ class Submitter:
     def _link(self) -> Link:
         raise NotImplementedError
 
-    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]:
+    @overload
+    def submit(self, fn: str, /, *args: Any, **kwargs: Any) -> TaskFuture[Any]: ...
+
+    @overload
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[R]: ...
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
         """Run fn(*args, **kwargs) as a task; it is durable when this returns. Threads that submit together share a commit.
 
-        Raises InvalidPayload, ArgCountError, ArgTypeError for what cannot be sent, PoolStopped when nobody is there to run it.
+        fn may be the name of a handler that this process has not got: then the arguments travel as JSON, and the worker makes of
+        them what the handler's annotations say. Raises InvalidPayload, ArgCountError, ArgTypeError for what cannot be sent,
+        HandlerNotFound for a name (with the nearest), PoolStopped when nobody is there to run it.
         """
-        future: TaskFuture[R] = self._submit(fn, args, kwargs)
+        future: TaskFuture[Any] = self._submit(fn, args, kwargs)
         future._bundle.wait()
         if future._id:
             return future
@@ -130,6 +139,19 @@ class Submitter:
         )
         return run.results()
 
+    def publish(self, queue: str, type: str, payload: Any = None, /, **options: Unpack[TaskOptions]) -> Task:
+        """Hand in a task by its queue and its type, and return it as it was stored. What runs it, its consumer says.
+
+        payload: the handler's one argument, which travels as JSON. Raises InvalidQueueName, InvalidTaskType, HandlerNotFound
+        (with the nearest types), InvalidPayload, InvalidTask, QueueFull.
+        """
+        from taskpool.core.directory import route
+
+        name = route(queue, type)
+        view = View(self, self._said.plus({**options, "queue": queue}))
+        future = view.submit(name, *(() if payload is None else (payload,)))
+        return future.task()
+
     def options(self, **options: Unpack[TaskOptions]) -> Submitter:
         """Return a view of this pool under which all tasks have these options. Raises InvalidTask, naming the option."""
         return View(self, self._said.plus(options))
@@ -142,10 +164,14 @@ class Submitter:
         options, at = plan.fixed or plan.said.packed()
         return self._link.submit(plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description)
 
-    def _plan(self, fn: Callable[..., Any]) -> Plan:
+    def _plan(self, fn: Any) -> Plan:
         """Return how a function travels. Kept by identity (the plan holds the function, so its id is not used again)."""
         found = self._plans.get(id(fn))
-        if found is None:
+        if found is None and isinstance(fn, str):
+            from taskpool.doors.named import plan_by_name
+
+            found = plan_by_name(self._link, fn, self._said)
+        elif found is None:
             decorated, given = getattr(fn, "_decorated", NOTHING_SAID), getattr(fn, "_given", NOTHING_SAID)
             found = Plan(fn, given.over(self._said.over(decorated)))
             if len(self._plans) >= PLANS_MAX:

@@ -7,12 +7,16 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, overload
 
+from taskpool.core.directory import route
+from taskpool.core.queues import DEFAULT
 from taskpool.core.registry import Registry, default_registry
 from taskpool.doors.client import current_pool
 from taskpool.doors.future import TaskFuture
 from taskpool.doors.options import NOTHING_SAID, Said, TaskOptions
 from taskpool.doors.submitter import Submitter
+from taskpool.errors import InvalidTask
 from taskpool.model import Controller
+from taskpool.protocols import Handler
 from taskpool.wire.description import MAIN_NAMES, main_is_importable
 from taskpool.worker.controller import current
 
@@ -104,7 +108,7 @@ class _Decorator:
     """What `@task(…)` with options decorates with."""
 
     def __init__(self, name: str | None, aliases: Iterable[str], registry: Registry, said: Said) -> None:
-        self._name, self._aliases, self._registry, self._said = name, aliases, registry, said
+        self._name, self._aliases, self._registry, self._said = name, tuple(aliases), registry, said
 
     @overload
     def __call__(self, fn: Callable[Concatenate[Controller, P], R], /) -> TaskFunction[P, R]: ...
@@ -127,7 +131,12 @@ def task(fn: Callable[P, R], /) -> TaskFunction[P, R]: ...
 
 @overload
 def task(
-    *, name: str | None = None, aliases: Iterable[str] = (), registry: Registry = ..., **options: Unpack[TaskOptions]
+    *,
+    name: str | None = None,
+    type: str | None = None,
+    aliases: Iterable[str] = (),
+    registry: Registry = ...,
+    **options: Unpack[TaskOptions],
 ) -> _Decorator: ...
 
 
@@ -136,18 +145,42 @@ def task(
     /,
     *,
     name: str | None = None,
+    type: str | None = None,
     aliases: Iterable[str] = (),
     registry: Registry = default_registry,
     **options: Unpack[TaskOptions],
 ) -> Any:
     """Make a function a handler: `@task`, or `@task(queue="cpu", max_attempts=3, timeout=60)`.
 
-    name: under which it is stored (its module and qualified name, unless told); aliases: older names that stored tasks may carry;
-    the rest: options of all its tasks, which a submit may override. A first parameter annotated Controller is filled in by the
-    worker and is no argument of the task. Raises InvalidTask for options, DuplicateHandler for a name that is taken.
+    name: under which it is stored (its module and qualified name, unless told); type: with queue=, what `publish` calls its tasks;
+    aliases: older names that stored tasks may carry; the rest: options of all its tasks, which a submit may override. A first
+    parameter annotated Controller is filled in by the worker and is no argument of the task. Raises InvalidTask for options,
+    DuplicateHandler for a name that is taken.
     """
+    if type is not None:
+        if name is not None:
+            raise InvalidTask("a handler has a name, or a type in a queue", hint="aliases= gives it further names")
+        name = route(options.get("queue", DEFAULT), type)
     decorator = _Decorator(name, aliases, registry, NOTHING_SAID.plus(options))
     return decorator if fn is None else decorator(fn)
 
 
-__all__ = ["Submitter", "TaskFunction", "task"]
+def register(
+    handler: Callable[..., Any] | Handler,
+    /,
+    *,
+    name: str | None = None,
+    type: str | None = None,
+    aliases: Iterable[str] = (),
+    registry: Registry = default_registry,
+    **options: Unpack[TaskOptions],
+) -> TaskFunction[..., Any]:
+    """Make a function or a handler object (its `type` is its name) a handler, at module level; the same as decorating with `task`.
+
+    Return it as something that can be submitted. The same again is fine. Raises DuplicateHandler, InvalidHandler, InvalidTask.
+    """
+    made: TaskFunction[..., Any] = task(name=name, type=type, aliases=aliases, registry=registry, **options)(handler)  # type: ignore[arg-type]
+    return made
+
+
+__all__ = ["Submitter", "TaskFunction", "register", "task"]

@@ -152,7 +152,8 @@ class Zygote:
         gc.freeze()  # what is imported is never collected: workers go on sharing its memory
         # Workers are born registered: a processor that idled on a worker's memory while it registered might not notice.
         barrier.register()
-        return Prepared(default_registry.names(), self._error, tuple(notices), code, default_registry.said())
+        known = default_registry
+        return Prepared(known.names(), self._error, tuple(notices), code, known.said(), known.infos())
 
     def _import_all(self) -> None:
         prepare = self._prepare

@@ -24,7 +24,7 @@ from taskpool.store import records
 from taskpool.store.conditions import in_our_words
 from taskpool.store.connection import connect_reader, pragmas
 from taskpool.store.places import Places
-from taskpool.wire.messages import Outcome
+from taskpool.wire.messages import Outcome, Replied
 
 INDEXES: Final = {  # the partial index that holds all tasks of a status
     "pending": "task_delayed",
@@ -87,12 +87,12 @@ class Reading:
 
     # ---- many tasks -------------------------------------------------------------------------------------------------
 
-    def tasks(self, wanted: Filter | None = None, limit: int = 100, before: int | None = None) -> list[Task]:
-        """Return up to `limit` tasks that match, newest first, with ids below `before`.
+    def tasks(self, wanted: Filter | None = None, limit: int = 100, before: int | None = None, offset: int = 0) -> list[Task]:
+        """Return up to `limit` tasks that match, newest first, with ids below `before`, the first `offset` passed over.
 
         Their payloads, results and pickled exceptions are left out: many together would fill the memory. `task` has them.
         """
-        ids = self._matching(wanted or Filter(), limit, before)
+        ids = self._matching(wanted or Filter(), limit + offset, before)[offset:]
         found = self._read(f"SELECT {records.LISTED} {_WANTED} LEFT JOIN progress ON progress.task_id = task.id", (_json(ids),))
         return self._with_rules([records.listed(row) for row in found])
 
@@ -138,7 +138,7 @@ class Reading:
         """Walk down the ids that match, a page at a time; tags and error texts are looked at here."""
         if limit <= 0:
             return
-        step = limit if not (wanted.tags or wanted.error_contains) else SCAN
+        step = SCAN if _looks_inside(wanted) else limit
         sql, parameters = _page(wanted, by_status=self._are_few(wanted.statuses))
         place = (1 << 63) - 1 if before is None else before
         while True:
@@ -156,6 +156,24 @@ class Reading:
             return False
         counts = self.counts()
         return sum(counts.get(status, 0) for status in statuses) * FEW < sum(counts.values())
+
+    # ---- mailboxes --------------------------------------------------------------------------------------------------
+
+    def replies(self, mailbox: str, after: int = 0, limit: int = 100) -> list[Replied]:
+        """Return up to `limit` responses of a mailbox that nobody has acknowledged, oldest first, with numbers above `after`."""
+        found = self._read(
+            "SELECT seq, mailbox, task_id, name, status, attempts, codec, result, error, completed_at FROM reply "
+            "WHERE mailbox = ? AND seq > ? ORDER BY seq LIMIT ?",
+            (mailbox, after, limit),
+        )
+        return [
+            Replied(seq, mailbox, task_id, name, status, attempts, codec, result, records.error(error), at)
+            for seq, mailbox, task_id, name, status, attempts, codec, result, error, at in found
+        ]
+
+    def mailboxes(self) -> dict[str, int]:
+        """Return the mailboxes in which something lies, by name, and how much."""
+        return dict(self._read("SELECT mailbox, COUNT(*) FROM reply GROUP BY mailbox ORDER BY mailbox"))
 
     # ---- queues -----------------------------------------------------------------------------------------------------
 
@@ -356,10 +374,22 @@ def _where(wanted: Filter) -> tuple[str, dict[str, Any]]:
     return "".join(f" AND {part}" for part in parts), values
 
 
+_WORDS: Final = ("owner_type", "owner_id", "source", "reference_id", "parent_id")
+
+
+def _looks_inside(wanted: Filter) -> bool:
+    """Whether a filter needs what lies in packed columns."""
+    return bool(wanted.tags or wanted.error_contains) or any(getattr(wanted, word) is not None for word in _WORDS)
+
+
 def _fits(wanted: Filter, options: bytes, error: bytes | None) -> bool:
-    """Check the part of a filter that lies in packed columns: all tags, and the text in kind, type or message of the error."""
+    """Check the part of a filter that lies in packed columns: tags (all of them), words, and a text in the error as it is shown."""
     if wanted.tags and not set(wanted.tags) <= set(records.options(options).tags):
         return False
+    for word in _WORDS:
+        asked = getattr(wanted, word)
+        if asked is not None and getattr(records.options(options), word) != asked:
+            return False
     if wanted.error_contains:
         known = records.error(error)
         return known is not None and wanted.error_contains in str(known)

@@ -10,6 +10,7 @@ every UPDATE of ours asserts the status and version that it moves from.
     attempt     one row per ended attempt   checkpoint  the last state that a live task saved
     tally       tasks per (queue, status)   progress    the last progress of a task
     queue       one row per queue that was registered (config) or paused
+    reply       one row per response that nobody has acknowledged; its numbers are never given twice
     meta        one row: mark, epoch, turns committed, whether the last owner closed the file, its boot and durability
 """
 
@@ -77,6 +78,19 @@ CREATE TABLE tally(
     n INTEGER NOT NULL,
     PRIMARY KEY(queue, status)
 ) WITHOUT ROWID;
+CREATE TABLE reply(
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    mailbox TEXT NOT NULL,
+    task_id INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    status TEXT NOT NULL,
+    attempts INTEGER NOT NULL,
+    codec INTEGER NOT NULL,
+    completed_at INTEGER NOT NULL,
+    error BLOB,
+    result BLOB
+);
+CREATE INDEX reply_mailbox ON reply(mailbox, seq);
 CREATE TABLE queue(name TEXT PRIMARY KEY, config BLOB, paused INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE checkpoint(task_id INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE progress(

@@ -77,8 +77,12 @@ PROGRESS: Final = (
     "INSERT INTO progress(task_id, done, total, text, at) VALUES(?, ?, ?, ?, ?) "
     "ON CONFLICT(task_id) DO UPDATE SET done = excluded.done, total = excluded.total, text = excluded.text, at = excluded.at"
 )
+REPLY: Final = (  # after the statement that ends the task, of which it is a copy
+    "INSERT INTO reply(mailbox, task_id, name, status, attempts, codec, completed_at, error, result) "
+    "SELECT ?, id, name, status, attempt, COALESCE(result_codec, 1), finished_at, error, result FROM task WHERE id = ?"
+)
 INSERTS: Final = (INSERT_WAITING, INSERT_RUNNING, INSERT_MOVED, PAYLOAD, ATTEMPT)
-OTHERS: Final = (CHECKPOINT, MARK, PROGRESS, FORGET)
+OTHERS: Final = (CHECKPOINT, MARK, PROGRESS, FORGET, REPLY)
 
 
 @cache
@@ -228,6 +232,8 @@ class Grouping:
             row = _columns(stage, insert, save.to)
             stage.add(INSERT_MOVED, (*row, save.charged or 0, _packed(save.extras), _packed(save.error), ended))
             stage.change(save.id, "", save.to)
+            if save.reply_to:
+                stage.add(REPLY, (save.reply_to, save.id))
             return True
         return False
 
@@ -257,6 +263,8 @@ class Grouping:
             extras, error = _packed(save.extras), _packed(save.error)
             stage.add(END, (to, save.charged, ended, save.scheduled_at, extras, error, task_id, save.version, attempt))
         stage.change(task_id, RUNNING, to)
+        if save.reply_to:
+            stage.add(REPLY, (save.reply_to, task_id))
         detail = None
         if closed.error is not None or closed.output or closed.stack:
             detail = _pack(Detail(closed.error, closed.stack, closed.output))
@@ -293,6 +301,8 @@ class Grouping:
             stage.add(MOVE, (to, save.charged, ended, save.scheduled_at, extras, error, task_id, save.version, save.status))
         if to != save.status:
             stage.change(task_id, save.status, to)
+        if save.reply_to:
+            stage.add(REPLY, (save.reply_to, task_id))
 
 
 def _check_move(save: Move) -> None:

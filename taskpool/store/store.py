@@ -257,6 +257,14 @@ class Store(Reading):
             )
         return [msgspec.structs.replace(known.get(name, Queue(name)), paused=paused) for name in wanted]
 
+    def acknowledge(self, mailbox: str, seqs: Sequence[int]) -> list[int]:
+        """Take responses out of a mailbox and return the numbers of those that were in it."""
+        with self._transaction():
+            mine = f"mailbox = ? AND seq IN (SELECT value FROM json_each('[{','.join(map(str, seqs))}]'))"
+            found = self._db.execute(f"SELECT seq FROM reply WHERE {mine} ORDER BY seq", (mailbox,)).fetchall()
+            self._db.execute(f"DELETE FROM reply WHERE {mine}", (mailbox,))
+        return [seq for (seq,) in found]
+
     def save_progress(self, progress: Sequence[tuple[int, Progress]]) -> bool:
         """Store the latest progress of running tasks and return whether that could be done now.
 

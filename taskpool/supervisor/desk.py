@@ -17,10 +17,11 @@ from taskpool import faults
 from taskpool.core import events as ev
 from taskpool.core import queues
 from taskpool.core.commands import Accept, End, Move, Respond
+from taskpool.core.directory import Directory, route
 from taskpool.core.lifecycle import SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.scheduler import Scheduler
-from taskpool.errors import AlreadyExists, StoreError, TaskpoolError
-from taskpool.model import Filter, Options, Queue, Stats, TaskSpec, WorkerState
+from taskpool.errors import AlreadyExists, QueueNotRegistered, StoreError, TaskpoolError
+from taskpool.model import Codec, Filter, Options, Queue, Stats, TaskSpec, WorkerState
 from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.store import Store
 from taskpool.supervisor.server import Connection, Server, refusal
@@ -32,9 +33,12 @@ BULK_MAX = 1_000_000  # tasks of one bulk verb
 OPTIONS_CACHE_MAX = 10_000
 HELD_MAX = 10_000  # requests kept while the store takes no writes; further ones are refused …
 HELD_BYTES_MAX = 64 << 20  # … and so are further tasks
+_JSON = int(Codec.JSON)
 HELD_TASK_BYTES = 500  # of a task in memory, beside its payload
 
-Held = wire.Submit | wire.Cancel | wire.Retry | wire.RegisterQueue | wire.PauseQueues  # what waits meanwhile
+Held = wire.Submit | wire.Cancel | wire.Retry | wire.RegisterQueue | wire.PauseQueues | wire.Acknowledge  # what waits meanwhile
+
+Written = wire.RegisterQueue | wire.PauseQueues | wire.Acknowledge  # what is stored at once, beside the turns
 
 
 class Desk:
@@ -54,10 +58,12 @@ class Desk:
         self._readings: list[tuple[int, wire.Request]] = []
         self._stuck: StoreError | None = None  # set: the store takes no writes for now
         self._held: list[tuple[Connection, wire.Request]] = []
-        self._later: list[tuple[Connection, wire.RegisterQueue | wire.PauseQueues]] = []  # found the write lock taken
+        self._later: list[tuple[Connection, Written]] = []  # found the write lock taken
         self._held_bytes = 0
         self._held_readings: list[tuple[int, wire.Request]] = []
         self._merges: dict[tuple[int, int], list[int]] = {}  # ids of a Submit, 0 where a new one belongs
+        self.directory = Directory()
+        self._listeners: dict[str, dict[int, wire.GetReplies]] = {}  # mailbox → client → what it waits for
         self._backlogs: dict[str, Queue] = {}  # queues that bound what may wait
         self._admitted: Counter[str] = Counter()  # tasks of those queues that this turn will store
         self._options: dict[bytes, Options] = {b"": Options()}
@@ -92,8 +98,16 @@ class Desk:
                     self._readings.append((client, request))
                 case wire.GetQueues() | wire.Explain():
                     self._readings.append((client, request))
-                case wire.RegisterQueue() | wire.PauseQueues():
-                    self._change_queues(connection, request)
+                case wire.RegisterQueue() | wire.PauseQueues() | wire.Acknowledge():
+                    self._write(connection, request)
+                case wire.GetReplies():
+                    self._readings.append((client, request))
+                case wire.GetHandlers(seq=seq, name=name):
+                    known = self.directory.all() if name is None else [(name, self.directory.find(name))]
+                    self.server.send(client, Reply(seq, handlers=known))
+                case wire.BindHandler(seq=seq):
+                    self._bind(request)
+                    self.server.send(client, Reply(seq))
                 case _:
                     assert_never(request)
         except TaskpoolError as error:
@@ -151,6 +165,9 @@ class Desk:
             self.server.send(client, Refused(request.seq, self.refusal.code, self.refusal.message, self.refusal.hint))
             return
         specs = request.specs
+        for spec in specs:
+            if spec.codec == _JSON:  # made by somebody who knows but the name of its handler
+                spec.name = self.directory.find(spec.name).name
         known: dict[bytes, int] = {}
         if request.resend:
             known = self._store.find_uids([spec.uid for spec in specs])
@@ -212,13 +229,19 @@ class Desk:
             if queue.max_backlog is not None:
                 self._backlogs[queue.name] = queue
 
-    def _change_queues(self, connection: Connection, request: wire.RegisterQueue | wire.PauseQueues) -> None:
-        """Store what is said of queues, at once, and pass it on; once more by timer while a guest holds the write lock."""
+    def _write(self, connection: Connection, request: Written) -> None:
+        """Store what has a transaction of its own, and pass it on; once more by timer while a guest holds the write lock."""
         try:
-            if isinstance(request, wire.RegisterQueue):
-                rules = [self._store.register_queue(queues.check(request.queue), replace=request.replace)]
-            else:
-                rules = self._store.pause_queues(request.names, request.paused)
+            match request:
+                case wire.RegisterQueue():
+                    rules = [self._store.register_queue(queues.check(request.queue), replace=request.replace)]
+                case wire.PauseQueues():
+                    rules = self._store.pause_queues(request.names, request.paused)
+                case wire.Acknowledge(seq=seq, mailbox=mailbox, seqs=seqs):
+                    self.server.send(connection.number, Reply(seq, ids=self._store.acknowledge(mailbox, seqs)))
+                    return
+                case _:
+                    assert_never(request)
         except StoreBusy:
             if len(self._later) >= HELD_MAX:
                 raise
@@ -227,6 +250,16 @@ class Desk:
         self.know_queues(rules)
         self.events += [ev.QueueSet(queue) for queue in rules]
         self._readings.append((connection.number, wire.GetQueues(request.seq)))
+
+    def forget(self, client: int) -> None:
+        """A client has left: it waits for nothing any more."""
+        for waiting in self._listeners.values():
+            waiting.pop(client, None)
+
+    def _bind(self, request: wire.BindHandler) -> None:
+        if not any(state.registered for state in self._store.queues() if state.name == request.queue):
+            raise QueueNotRegistered(f"queue {request.queue!r} is not registered", hint="register_queue(Queue(…)) comes first")
+        self.directory.bind(route(request.queue, request.task_type), request.name)
 
     @property
     def waits_for_lock(self) -> bool:
@@ -306,6 +339,8 @@ class Desk:
         news: dict[int, list[Outcome]] = {}
         watchers = self.watchers
         for command in ended:
+            if command.reply_to in self._listeners:
+                self._readings += self._listeners.pop(command.reply_to).items()
             clients = watchers.pop(command.id, None)
             if clients is None:
                 continue
@@ -340,8 +375,8 @@ class Desk:
                 return Reply(seq) if seq >= 0 else None
             case wire.Get(seq=seq, id=task_id):
                 return Reply(seq, tasks=[store.task(task_id)])
-            case wire.List(seq=seq, filter=wanted, limit=limit, before=before):
-                tasks = store.tasks(wanted, min(limit, PAGE_MAX), before)
+            case wire.List(seq=seq, filter=wanted, limit=limit, before=before, offset=offset):
+                tasks = store.tasks(wanted, min(limit, PAGE_MAX), before, max(0, offset))
                 return Reply(seq, tasks=tasks, next=tasks[-1].id if len(tasks) == min(limit, PAGE_MAX) and tasks else None)
             case wire.Count(seq=seq, filter=wanted):
                 return Reply(seq, next=len(store.match(wanted, BULK_MAX)))
@@ -351,6 +386,14 @@ class Desk:
                 return Reply(seq, queues=store.queues())
             case wire.Explain(seq=seq, id=task_id):
                 return Reply(seq, explanation=store.explain(task_id, time.time_ns() // 1000))
+            case wire.GetReplies(seq=seq, mailbox=None):
+                return Reply(seq, mailboxes=store.mailboxes())
+            case wire.GetReplies(seq=seq, mailbox=str(mailbox), after=after, limit=limit):
+                replies = store.replies(mailbox, after, min(limit, PAGE_MAX))
+                if request.wait and not replies:
+                    self._listeners.setdefault(mailbox, {})[client] = request
+                    return None
+                return Reply(seq, replies=replies)
             case wire.GetStats(seq=seq):
                 return Reply(seq, stats=self._stats())
         return None

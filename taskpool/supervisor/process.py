@@ -21,6 +21,7 @@ from taskpool.clock import SystemClock
 from taskpool.config import Settings
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
+from taskpool.core.directory import Directory
 from taskpool.core.scheduler import Scheduler
 from taskpool.engines import recovery, sweep
 from taskpool.engines.launch import Launched, launch
@@ -288,6 +289,7 @@ class Supervisor:
         self._server.send(connection.number, wire.Welcome(wire.PROTOCOL, os.getpid(), *place, notices, prepared.said))
 
     def _on_prepared(self, prepared: wire.Prepared) -> None:
+        self._desk.directory = Directory(prepared.infos)
         hellos, self._hellos = self._hellos, []
         for connection in hellos:
             self._welcome(connection)
@@ -299,6 +301,7 @@ class Supervisor:
             self.on_ready(prepared)
 
     def _on_gone(self, connection: Connection) -> None:
+        self._desk.forget(connection.number)
         if connection is self._owner:
             self._owner_gone()
 

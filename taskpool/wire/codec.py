@@ -239,7 +239,7 @@ def _from_json(description: Description, payload: bytes) -> tuple[Sequence[Any],
         )
     try:
         call = msgspec.json.decode(payload)
-        args, kwargs = call.get("args", []), call.get("kwargs", {})
+        args, kwargs, strict = call.get("args", []), call.get("kwargs", {}), call.get("strict", False)
         if _depth(call) > DEPTH_MAX:
             raise DecodeError(f"the arguments are nested deeper than {DEPTH_MAX}")
     except (msgspec.MsgspecError, ValueError, RecursionError, AttributeError) as error:
@@ -247,15 +247,15 @@ def _from_json(description: Description, payload: bytes) -> tuple[Sequence[Any],
     description.check_count(args, kwargs)
     types = {p.name: p.annotation for p in description.parameters or ()}
     places = [p for p in description.parameters or () if p.positional]
-    converted = [_converted(description, p.name, v, p.annotation) for p, v in zip(places, args, strict=False)]
-    named = {name: _converted(description, name, value, types.get(name, Any)) for name, value in kwargs.items()}
+    converted = [_converted(description, p.name, v, p.annotation, strict) for p, v in zip(places, args, strict=False)]
+    named = {name: _converted(description, name, value, types.get(name, Any), strict) for name, value in kwargs.items()}
     return (*converted, *args[len(converted) :]), named
 
 
-def _converted(description: Description, name: str, value: Any, annotation: Any) -> Any:
+def _converted(description: Description, name: str, value: Any, annotation: Any, strict: bool) -> Any:
     try:
         # From a command line all is text: "7" for an int, "true" for a bool.
-        return msgspec.convert(value, annotation, strict=not isinstance(value, str))
+        return msgspec.convert(value, annotation, strict=strict or not isinstance(value, str))
     except msgspec.ValidationError as error:
         raise ArgTypeError(f"argument {name!r} of {description.name}: {error}", hint=description.usage) from error
     except TypeError:  # an annotation that msgspec does not know: the value goes in as JSON has it

@@ -113,6 +113,20 @@ class HandlerOptions(msgspec.Struct, array_like=True):
     moments: dict[str, float | str] = {}
 
 
+class HandlerInfo(msgspec.Struct, array_like=True, frozen=True):
+    """What is known of a handler outside of the workers.
+
+    canonical: `module:function`; usage: its call with types; summary: the first line of its docstring; said: its options.
+    """
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    canonical: str = ""
+    usage: str = ""
+    summary: str = ""
+    said: HandlerOptions | None = None
+
+
 class Prepared(msgspec.Struct, tag=True):
     """The zygote is ready. handlers: names registered by preloaded modules; error: the traceback when preloading failed.
 
@@ -124,6 +138,7 @@ class Prepared(msgspec.Struct, tag=True):
     notices: tuple[str, ...] = ()
     error_code: str = ""
     said: dict[str, HandlerOptions] = {}
+    infos: tuple[HandlerInfo, ...] = ()
 
 
 class Forked(msgspec.Struct, tag=True):
@@ -181,12 +196,13 @@ class Get(msgspec.Struct, array_like=True, tag="get"):
 
 
 class List(msgspec.Struct, array_like=True, tag="list"):
-    """Read tasks, newest first, with ids below `before`."""
+    """Read tasks, newest first, with ids below `before`, the first `offset` of them passed over."""
 
     seq: int
     filter: Filter
     limit: int = 100
     before: int | None = None
+    offset: int = 0
 
 
 class Count(msgspec.Struct, array_like=True, tag="count"):
@@ -272,6 +288,40 @@ class Stop(msgspec.Struct, array_like=True, tag="stop"):
     grace_s: float | None = 0.0
 
 
+class GetHandlers(msgspec.Struct, array_like=True, tag="handlers"):
+    """Read what is known of the handlers, or of the one that is meant by a name."""
+
+    seq: int
+    name: str | None = None
+
+
+class BindHandler(msgspec.Struct, array_like=True, tag="bind_handler"):
+    """Let a handler run the tasks of a type in a queue too, until the pool ends."""
+
+    seq: int
+    queue: str
+    task_type: str
+    name: str
+
+
+class GetReplies(msgspec.Struct, array_like=True, tag="replies"):
+    """Read a mailbox, oldest first. wait: answer when there is something to answer; mailbox None: only tell which there are."""
+
+    seq: int
+    mailbox: str | None
+    after: int = 0
+    limit: int = 100
+    wait: bool = False
+
+
+class Acknowledge(msgspec.Struct, array_like=True, tag="acknowledge"):
+    """Take replies out of a mailbox."""
+
+    seq: int
+    mailbox: str
+    seqs: list[int]
+
+
 Request = (
     Hello
     | Submit
@@ -289,6 +339,10 @@ Request = (
     | Explain
     | Follow
     | Stop
+    | GetHandlers
+    | BindHandler
+    | GetReplies
+    | Acknowledge
 )
 
 # ---- supervisor → client --------------------------------------------------------------------------------------------
@@ -325,6 +379,21 @@ class Outcome(msgspec.Struct, array_like=True, gc=False):
     finished_at: int
 
 
+class Replied(msgspec.Struct, array_like=True, gc=False):
+    """A response in a mailbox. seq: its number there; value encoded by codec."""
+
+    seq: int
+    mailbox: str
+    task_id: int
+    name: str
+    status: str
+    attempts: int
+    codec: int
+    value: bytes | None
+    error: TaskError | None
+    completed_at: int
+
+
 class Settled(msgspec.Struct, array_like=True, tag="settled", gc=False):
     """Watched tasks that ended in one turn."""
 
@@ -343,6 +412,9 @@ class Reply(msgspec.Struct, array_like=True, tag="reply"):
     next: int | None = None
     queues: list[QueueState] | None = None
     explanation: Explanation | None = None
+    handlers: list[tuple[str, HandlerInfo]] | None = None
+    replies: list[Replied] | None = None
+    mailboxes: dict[str, int] | None = None
 
 
 class Refused(msgspec.Struct, array_like=True, tag="refused"):

@@ -74,6 +74,7 @@ class PageController:
             options.trace_ctx,
             options.deadline_at,
             options.timeout_s,
+            options,
         )
 
     @property

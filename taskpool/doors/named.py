@@ -1,0 +1,91 @@
+"""Calls of handlers that this process knows by name only: arguments travel as JSON, options are the handler's and the caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from taskpool.core.registry import default_registry, is_handler_object
+from taskpool.doors.options import NOTHING_SAID, Said, heard
+from taskpool.errors import HandlerNotFound, InvalidHandler, InvalidPayload
+from taskpool.model import Codec
+from taskpool.wire.limits import MIB, PAYLOAD_BYTES_MAX
+from taskpool.wire.messages import GetHandlers
+
+if TYPE_CHECKING:
+    from taskpool.doors.link import Link
+    from taskpool.doors.submitter import Plan
+
+LABEL_CHARACTERS_MAX = 200
+
+
+class NamedPlan:
+    """How calls of one name travel; in the place of a Plan."""
+
+    description = None
+
+    def __init__(self, name: str, said: Said) -> None:
+        self.fn = self.name = name
+        self.said = said
+        self.queue, self.priority = said.queue, said.priority
+        self.fixed = said.fixed
+
+    def travel(self) -> tuple[bytes, int]:
+        """Return (packed options, scheduled_at) for now."""
+        return self.fixed or self.said.packed()
+
+    def encode(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
+        """Return (codec, payload). InvalidPayload."""
+        data = marshal_payload({"args": list(args), "kwargs": dict(kwargs or {}), "strict": True})
+        return int(Codec.JSON), data
+
+
+def plan_by_name(link: Link, name: str, said: Said) -> Plan:
+    """Return how calls of a name travel. HandlerNotFound, with the nearest names."""
+    known = link.request(lambda seq: GetHandlers(seq, name)).handlers
+    assert known
+    info = known[0][1]
+    plan: Any = NamedPlan(info.name, said.over(NOTHING_SAID if info.said is None else heard(info.said)))
+    return plan  # type: ignore[no-any-return]  # a Plan for all that use it
+
+
+def name_of(handler: Callable[..., Any] | str) -> str:
+    """Return the name under which a handler is registered. InvalidHandler if it is none."""
+    if isinstance(handler, str):
+        return handler
+    if is_handler_object(handler):
+        return str(getattr(handler, "type"))  # noqa: B009  # mypy sees a callable
+    from taskpool.wire.description import describe
+
+    description = describe(handler)
+    try:
+        registered = default_registry.get(description.name)
+    except HandlerNotFound:
+        registered = None
+    if registered is None or not description.registered:
+        raise InvalidHandler(f"{description.name} is a plain function", hint="decorate it with @task, so that workers know it")
+    return registered.name
+
+
+def marshal_payload(payload: Any) -> bytes:
+    """Return a value as JSON, as `publish` and calls by name send it. InvalidPayload if it cannot be."""
+    try:
+        data = msgspec.json.encode(payload)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidPayload(f"the payload cannot be written as JSON: {error}") from error
+    if len(data) > PAYLOAD_BYTES_MAX:
+        raise InvalidPayload(
+            f"the payload takes {len(data) / MIB:.1f} MiB, the limit is {PAYLOAD_BYTES_MAX // MIB} MiB",
+            hint="pass the path of a file",
+        )
+    return data
+
+
+def unmarshal_payload(data: bytes | str, type: Any = Any) -> Any:
+    """Return a value from its JSON, as a type says (a dataclass, a Struct, …). InvalidPayload if it does not fit."""
+    try:
+        return msgspec.json.decode(data, type=type)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise InvalidPayload(f"the payload cannot be read: {error}") from error
