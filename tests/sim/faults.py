@@ -359,6 +359,22 @@ def what_workers_hold_does_not_count_against_its_queue(patch: pytest.MonkeyPatch
 
 
 @fault
+def what_ends_while_it_waits_leaves_no_response(patch: pytest.MonkeyPatch) -> None:
+    def move(original: Any, *args: Any, **kwargs: Any) -> cmd.Move:
+        return msgspec.structs.replace(original(*args, **kwargs), reply_to="")  # type: ignore[no-any-return]
+
+    _wrap(patch, settle, "move", move)
+
+
+@fault
+def a_task_that_will_run_again_leaves_its_response_now(patch: pytest.MonkeyPatch) -> None:
+    def failed(original: Any, row: ev.TaskRow, *args: Any) -> cmd.End:
+        return msgspec.structs.replace(original(row, *args), reply_to=row.options.reply_to)  # type: ignore[no-any-return]
+
+    _wrap(patch, settle, "failed", failed)
+
+
+@fault
 def what_is_started_in_a_turn_does_not_count_against_its_queue(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Lines, "started", lambda self, row: None)
 

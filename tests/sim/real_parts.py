@@ -51,6 +51,7 @@ class RealStore(ModelStore):
         super().__init__(witness)
         self.real = Store.open(self.directory / f"{len(self.opened)}.db", memory=True)
         self.opened.append(self.real)
+        self._replied: list[int] = []  # numbers of the responses that were compared
 
     def rows(self, ids: Any) -> list[TaskRow]:
         ids = list(ids)
@@ -93,6 +94,7 @@ class RealStore(ModelStore):
         for stored in self.tasks.values():
             counts[stored.row.status] = counts.get(stored.row.status, 0) + 1
         obey(self.real.counts() == counts, f"the store counts {self.real.counts()}, there are {counts}")
+        self._compare_replies()
         return theirs
 
     def register_queue(self, queue: Queue) -> Queue:
@@ -109,6 +111,14 @@ class RealStore(ModelStore):
         theirs = self.real.queue_rules()
         obey(theirs == super().queue_rules(), f"the store has the rules {theirs}")
         return theirs
+
+    def _compare_replies(self) -> None:
+        """What is new in the mailbox is what ended; it stays there until it is acknowledged, which nobody does here."""
+        new = self.real.replies("box", self._replied[-1] if self._replied else 0, 100_000)
+        said = sorted((one.mailbox, one.task_id, one.status, one.attempts) for one in new)
+        expected = sorted(self.replies[len(self._replied) :])
+        obey(said == expected, f"the store holds the new responses {said}, not {expected}")
+        self._replied += [one.seq for one in new]
 
     def _compare(self, mine: dict[int, TaskRow], theirs: dict[int, TaskRow]) -> None:
         obey(mine.keys() == theirs.keys(), f"the store has the tasks {sorted(theirs)}, not {sorted(mine)}")

@@ -59,6 +59,7 @@ class ModelStore:
         self.uids: dict[bytes, int] = {}
         self.options: dict[bytes, Options] = {}  # packed → decoded
         self.queues: dict[str, Queue] = {}  # rules, `paused` as it is now
+        self.replies: list[tuple[str, int, str, int]] = []  # mailbox, task, status, attempt: one for each end that has a mailbox
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
@@ -184,6 +185,7 @@ class ModelStore:
             row.error = None
         elif save.error is not None:
             row.error = save.error
+        self._reply(row, save.reply_to)
         return True
 
     def _move(self, stored: Stored, save: cmd.Move) -> bool:
@@ -198,7 +200,16 @@ class ModelStore:
             row.error, stored.result = None, False
         elif save.error is not None:
             row.error = save.error
+        self._reply(row, save.reply_to)
         return True
+
+    def _reply(self, row: TaskRow, mailbox: str) -> None:
+        """What ended leaves its response where its options say, in the same transaction; nothing else leaves one."""
+        wanted = row.options.reply_to if row.status in TERMINAL else ""
+        if mailbox != wanted:
+            raise LawBroken(f"task {row.id} is {row.status} and its response goes to {mailbox!r}, not {wanted!r}")
+        if mailbox:
+            self.replies.append((mailbox, row.id, row.status, row.attempt))
 
     def _change(self, stored: Stored, to: str, charged: int | None, extras: cmd.Extras | None, scheduled_at: int | None) -> None:
         row = stored.row

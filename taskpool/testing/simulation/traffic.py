@@ -73,6 +73,7 @@ class Traffic:
             at_most_once=random.random() < 0.25,
             crash_limit=random.choice((1, 2, 3)),
             max_interruptions=random.choice((1, 2, 20)),
+            reply_to=random.choice(("", "", "box")),
         )
 
     def _at(self, now_wall: int) -> int | None:
