@@ -18,6 +18,7 @@ from taskpool.config import socket_path, store_path
 from taskpool.doors.answering import Answering
 from taskpool.doors.options import NOTHING_SAID
 from taskpool.doors.selection import FilterFields, Wanted, filter_of, meant
+from taskpool.doors.submitter import Submitter
 from taskpool.errors import NoServer, PoolStopped
 from taskpool.model import Attempt, Explanation, Queue, QueueState, Stats, Task
 from taskpool.wire import messages as wire
