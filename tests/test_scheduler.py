@@ -809,6 +809,23 @@ def test_a_worker_that_cannot_be_started_is_tried_again_later_and_later() -> Non
     assert waits == [0.1, 0.2, 0.4]
 
 
+def test_a_death_makes_room_for_a_worker_that_could_not_be_started() -> None:
+    """However long the others had been refused: what the dead one held is free."""
+    rig = Rig(size=2, ready=False)
+    rig.turn(ev.WorkerReady(1, 101))
+    worker = 2
+    for _ in range(8):
+        rig.turn(ev.WorkerFailed(worker, "EMFILE"))
+        wait = rig.scheduler.next_timer(rig.clock.now())
+        assert wait is not None
+        rig.clock.advance(wait)
+        worker = the(rig.turn(), cmd.Spawn).worker
+    rig.turn(ev.WorkerFailed(worker, "EMFILE"))
+    rig.turn(rig.death(1))
+    rig.clock.advance(0.1)
+    assert len(of(rig.turn(), cmd.Spawn)) == 2
+
+
 def test_time_that_passes_between_turn_and_timer_loses_no_spawn() -> None:
     """The wait may be over before the loop asks for it."""
     rig = Rig(ready=False)

@@ -32,6 +32,7 @@ class Fleet:
         self._boot_failures: list[int] = []  # monotonic ns of the latest
         self._spawn_after = 0  # monotonic ns; 0: whenever one is wanted
         self._spawn_backoff = SPAWN_BACKOFF_MIN_NS
+        self._no_room = False  # the latest could not be started
         self._spawned: deque[int] = deque()  # monotonic ns of the spawns of the last second
 
     # ---- what is told of them ---------------------------------------------------------------------------------------
@@ -41,11 +42,13 @@ class Fleet:
         box = self.workers.get(worker)
         if box is not None:
             box.pid = pid
+            self._no_room = False
             self._spawn_backoff = SPAWN_BACKOFF_MIN_NS
 
     def failed(self, worker: int, now: Instant) -> None:
         """A worker could not be started."""
         self.workers.pop(worker, None)
+        self._no_room = True
         self._back_off(now)
 
     def died(self, worker: int, ours: bool, now: Instant) -> Mailbox | None:
@@ -58,6 +61,10 @@ class Fleet:
             recent = [at for at in self._boot_failures if now.mono - at < BOOT_FAILURES_WITHIN_NS]
             self._boot_failures = [*recent, now.mono]
             self._back_off(now)
+        elif self._no_room:
+            # What this one held, such as its descriptors, is free now: ask again soon.
+            self._spawn_backoff = SPAWN_BACKOFF_MIN_NS
+            self._spawn_after = min(self._spawn_after, now.mono + SPAWN_BACKOFF_MIN_NS)
         return box
 
     def _back_off(self, now: Instant) -> None:

@@ -145,6 +145,7 @@ class Supervisor:
     """The supervisor's process as the one who started it sees it: it starts at once, and `boot` tells it what to serve."""
 
     link: Link | None = None
+    asked = False  # to end
     _patience: float | None = STOP_LIMIT_S
 
     def __init__(self) -> None:
@@ -172,7 +173,8 @@ class Supervisor:
         return self.link
 
     def ask_to_stop(self, grace_s: float | None) -> None:
-        """Ask it to end; grace_s as in the Stop request."""
+        """Ask it to end; grace_s as in the Stop request. Asked again, it takes the shorter grace."""
+        self.asked = True
         if self.link is not None:
             self.link.request_soon(lambda seq: Stop(seq, grace_s))
         self._patience = None if grace_s is None else grace_s + STOP_LIMIT_S
@@ -209,7 +211,7 @@ def _end(supervisor: Supervisor, directory: str | None) -> None:
     if link.forked:
         return  # a child of the owner: nothing of it is ours
     try:
-        if not link.stopped:
+        if not supervisor.asked and not link.stopped:  # the script ends without having left its pool
             supervisor.ask_to_stop(0.0)
         supervisor.end()
     finally:

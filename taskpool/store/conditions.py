@@ -46,7 +46,8 @@ def in_our_words(error: BaseException, path: object) -> TaskpoolError | None:
     if isinstance(error, sqlite3.Error):
         extended = getattr(error, "sqlite_errorcode", 0)
     elif isinstance(error, OSError):
-        extended = sqlite3.SQLITE_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else sqlite3.SQLITE_IOERR
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        extended = sqlite3.SQLITE_FULL if full else sqlite3.SQLITE_IOERR if error.errno == errno.EIO else sqlite3.SQLITE_CANTOPEN
     else:
         return None
     code = extended & 0xFF

@@ -40,6 +40,7 @@ from taskpool.wire.poller import Poller
 
 OPEN_WAIT_S = 5.0  # how long a new owner waits for one that is just ending, or for a store that takes no writes
 TELL_S = 0.3  # … before it says so
+TELL_FAILURE_S = 60.0  # between two words about workers that cannot be started
 GOODBYE = "the pool was stopped"
 
 
@@ -96,6 +97,7 @@ class Supervisor:
         self._hellos: list[Connection] = []
         self._failure: TaskpoolError | None = None
         self._signals = 0
+        self._told_failure_at = -TELL_FAILURE_S  # monotonic seconds
         self._owner: Connection | None = None
         self.on_ready: Callable[[wire.Prepared], None] = lambda prepared: None  # handlers are loaded, the socket listens
 
@@ -157,7 +159,7 @@ class Supervisor:
             clock=self._clock,
             log=self._warn,
         )
-        self._node.start(self._poller, self._loop.deliver, self._on_prepared)
+        self._node.start(self._poller, self._deliver, self._on_prepared)
         self._recover()
         self._server.listen(config.socket_path(settings.store))
         self._check = store.start_check() if store.unclean else None
@@ -269,6 +271,13 @@ class Supervisor:
         if grace_s is not None:
             self._loop.give_up_after(grace_s + GIVE_UP_S)
         self._poller.wake()
+
+    def _deliver(self, event: ev.Event) -> None:
+        """Take an event of the engine. That no worker can be started is told at once: nothing else may ever happen."""
+        if type(event) is ev.WorkerFailed and time.monotonic() - self._told_failure_at > TELL_FAILURE_S:
+            self._told_failure_at = time.monotonic()
+            self._warn(f"a worker could not be started, and will be tried again: {event.error}")
+        self._loop.deliver(event)
 
     def _on_hello(self, connection: Connection) -> None:
         """Welcome a client once the handlers are loaded, so that their import errors are told at once."""
