@@ -35,7 +35,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     store: absolute path of the database file; private: a temporary store that is thrown away with the pool; workers: how many
     processes run tasks; durability: an acknowledged submit survives a power cut ("power") or only the death of processes
     ("process"); on_owner_death: what becomes of running tasks when the script dies ("stop" puts them back, "drain" lets them
-    end for owner_grace_s); cancel_grace_s: from the request to the kill; drain_grace_s: how long a served pool waits at SIGTERM.
+    end for owner_grace_s); cancel_grace_s: from the request to the kill; drain_grace_s: how long a served pool waits at SIGTERM;
+    workers_max: to so many it grows under load; worker_idle_s: until those that are not needed leave.
     """
 
     store: str
@@ -46,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     owner_grace_s: float = 60.0
     cancel_grace_s: float = 5.0
     drain_grace_s: float = 30.0
+    workers_max: int = 0
+    worker_idle_s: float = 10.0
 
 
 def settings(
@@ -58,15 +61,23 @@ def settings(
     owner_grace: float | timedelta = 60.0,
     cancel_grace: float | timedelta = 5.0,
     drain_grace: float | timedelta = 30.0,
+    max_workers: int | None = None,
+    worker_idle: float | timedelta = 10.0,
 ) -> Settings:
     """Return checked Settings for a store's file (a path). Graces in seconds. Raises InvalidSettings, which names the value.
 
-    workers None: as many as there are usable CPUs; durability None: power, for a private store process.
+    workers None: as many as there are usable CPUs (max_workers at most); durability None: power, for a private store process.
     """
+    count = usable_cpus() if workers is None else _whole("workers", workers, 1, WORKERS_MAX)
+    most = count if max_workers is None else _whole("max_workers", max_workers, 1, WORKERS_MAX)
+    if workers is not None and most < count:
+        raise InvalidSettings(f"max_workers ({most}) is less than workers ({count})", hint="workers is how many there are at least")
     return Settings(
         store=os.path.realpath(os.fspath(store)),
         private=private,
-        workers=usable_cpus() if workers is None else _whole("workers", workers, 1, WORKERS_MAX),
+        workers=min(count, most),
+        workers_max=most,
+        worker_idle_s=seconds("worker_idle", worker_idle),
         durability=_one_of("durability", durability or ("process" if private else "power"), ("power", "process")),
         on_owner_death=_one_of("on_owner_death", on_owner_death, ("stop", "drain")),
         owner_grace_s=seconds("owner_grace", owner_grace),

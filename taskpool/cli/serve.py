@@ -34,6 +34,7 @@ JOURNAL_LEVELS = {"info": 6, "warning": 4, "error": 3}
 )
 @click.argument("app", required=False)
 @click.option("--workers", type=click.IntRange(1, 1024), metavar="N", help="How many processes run tasks (default: usable CPUs).")
+@click.option("--max-workers", type=click.IntRange(1, 1024), metavar="N", help="To so many it grows while work waits.")
 @click.option(
     "--drain-grace", type=duration, default="30s", show_default=True, metavar="DURATION", help="What SIGTERM gives running tasks."
 )
@@ -55,6 +56,7 @@ def command(
     session: Session,
     app: str | None,
     workers: int | None,
+    max_workers: int | None,
     drain_grace: float,
     cancel_grace: float,
     durability: str,
@@ -75,6 +77,7 @@ def command(
     chosen = settings(
         session.store_path(),
         workers=workers,
+        max_workers=max_workers,
         durability="process" if durability == "process" else "power",
         cancel_grace=cancel_grace,
         drain_grace=drain_grace,

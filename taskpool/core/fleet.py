@@ -1,7 +1,9 @@
 """The workers as the scheduler sees them: who is coming, takes part, stands by or leaves; how the dead are replaced.
 
-`size` workers run tasks; spares stand ready, so that a death costs no time. Replacing is bounded: workers that cannot be started,
-or die before they are ready, are tried again less and less often, and a burst of deaths is made good at a bounded rate.
+`size` workers run tasks; spares stand ready, so that a death costs no time. Where `size_max` allows more, the size grows at once
+with the work that finds no worker, and shrinks to what was needed after `idle_ns` in which that was less. Replacing is bounded:
+workers that cannot be started, or die before they are ready, are tried again less and less often, and a burst of deaths is made
+good at a bounded rate.
 """
 
 from __future__ import annotations
@@ -9,12 +11,13 @@ from __future__ import annotations
 from collections import deque
 
 from taskpool.clock import NS, Instant
-from taskpool.core.commands import Spawn
+from taskpool.core.commands import Kill, Spawn
 from taskpool.core.mailbox import Mailbox
 
 BOOT_FAILURES_MAX = 5  # workers that die before they are ready …
 BOOT_FAILURES_WITHIN_NS = 10 * NS  # … in that time end the pool
 SPAWNS_PER_S_MAX = 100  # or the whole pool, if that is larger
+IDLE_NS = 10 * NS  # so long some are not needed, then they leave
 SPAWN_BACKOFF_MIN_NS = NS // 10
 SPAWN_BACKOFF_MAX_NS = 30 * NS
 
@@ -22,9 +25,13 @@ SPAWN_BACKOFF_MAX_NS = 30 * NS
 class Fleet:
     """All workers by number. restarts: how many have died."""
 
-    def __init__(self, size: int, spares: int) -> None:
-        """size: how many may run tasks at the same time; spares: how many more stand ready."""
-        self.size = size
+    def __init__(self, size: int, spares: int, size_max: int = 0, idle_ns: int = IDLE_NS) -> None:
+        """size: how many may run tasks at the same time, size_max: how many under load; spares: how many more stand ready."""
+        self.size = self._size_min = size
+        self._size_max = max(size, size_max)
+        self._idle_ns = idle_ns
+        self._quiet_until: int | None = None  # monotonic ns: less than all are needed, and if that lasts so long, some leave
+        self._needed = 0  # the most that were needed since that began
         self.spares = spares
         self.workers: dict[int, Mailbox] = {}
         self.next_worker = 1
@@ -83,6 +90,42 @@ class Fleet:
         """Return the time (monotonic ns) before which none is started; 0: none is waited for."""
         return self._spawn_after
 
+    @property
+    def next_shrink(self) -> int | None:
+        """Return the time (monotonic ns) at which some leave unless they are needed before."""
+        return self._quiet_until
+
+    def scale(self, waiting: int, now: Instant) -> list[Kill]:
+        """Fit the size to the work: the busy, and what waits though it might start. Return the commands that end workers."""
+        if self._size_max == self._size_min:
+            return []
+        needed = min(self._size_max, sum(bool(box.sent) for box in self.workers.values()) + waiting)
+        if needed >= self.size:
+            self.size = needed
+            self._quiet_until = None
+        elif self.size > self._size_min:
+            if self._quiet_until is None:
+                self._quiet_until, self._needed = now.mono + self._idle_ns, needed
+            self._needed = max(self._needed, needed)
+            if now.mono >= self._quiet_until:
+                self.size = max(self._size_min, self._needed)
+                self._quiet_until = None
+        return self._dismiss()
+
+    def _dismiss(self) -> list[Kill]:
+        """End idle workers beyond the size and the spares."""
+        idle = [box for box in self.workers.values() if box.pid and not box.sent and not box.leaving and not box.taking_back]
+        active = sum(box.active and not box.leaving for box in self.workers.values())
+        too_many = sum(not box.leaving for box in self.workers.values()) - self.size - self.spares
+        kills = []
+        for box in sorted(idle, key=lambda box: not box.active):
+            if active > self.size if box.active else too_many > 0:
+                active -= box.active
+                too_many -= 1
+                box.leaving = True
+                kills.append(Kill(box.worker, 0, "retire"))
+        return kills
+
     def activate(self) -> None:
         """Let ready workers take part, up to `size`; the others stand by."""
         boxes = self.workers.values()
@@ -131,3 +174,4 @@ class Fleet:
             assert not box.sent or box.pid, f"worker {box.worker} was sent work before it was ready"
         active = sum(box.active and not box.leaving for box in self.workers.values())
         assert active <= self.size, f"{active} workers take part; the pool has {self.size}"
+        assert self._size_min <= self.size <= self._size_max, f"the pool has {self.size} workers"

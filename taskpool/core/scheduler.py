@@ -25,7 +25,7 @@ from taskpool.core.commands import (
     TakeBack,
 )
 from taskpool.core.events import TaskRow
-from taskpool.core.fleet import Fleet
+from taskpool.core.fleet import IDLE_NS, Fleet
 from taskpool.core.lifecycle import PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL
 from taskpool.core.line import LINE_MAX
 from taskpool.core.lines import Lines
@@ -39,14 +39,25 @@ class Scheduler:
     """Owns the schedule: waiting lines, mailboxes, the worker table, timers. `size` workers run tasks; one more stands ready."""
 
     def __init__(
-        self, size: int, *, spares: int = 1, depth_max: int = DEPTH_MAX, line_max: int = LINE_MAX, grace_s: float = CANCEL_GRACE_S
+        self,
+        size: int,
+        *,
+        spares: int = 1,
+        depth_max: int = DEPTH_MAX,
+        line_max: int = LINE_MAX,
+        grace_s: float = CANCEL_GRACE_S,
+        size_max: int = 0,
+        idle_ns: int = IDLE_NS,
     ) -> None:
-        """depth_max 1 where tasks cannot be taken back; line_max: waiting rows of a queue held in memory."""
+        """depth_max 1 where tasks cannot be taken back; line_max: waiting rows of a queue held in memory.
+
+        size_max: to so many workers the pool grows under load; idle_ns: until those that are not needed leave.
+        """
         self.depth_max = depth_max
         self.grace_s = grace_s
         self.tasks: dict[int, TaskRow] = {}  # all that run, and those that wait before their line's mark
         self.lines = Lines(self.tasks, line_max)
-        self.fleet = Fleet(size, spares)
+        self.fleet = Fleet(size, spares, size_max, idle_ns)
         self.workers = self.fleet.workers
         self.durations = Durations()
         self.next_id = 1
@@ -127,6 +138,8 @@ class Scheduler:
             waits.append((self._stuck_at - now.mono) / NS)
         if self._stop_at is not None:
             waits.append((self._stop_at - now.mono) / NS)
+        if not self.stopping and (at := self.fleet.next_shrink) is not None:
+            waits.append((at - now.mono) / NS)
         if self.fleet.next_spawn and not self.stopping:
             waits.append((self.fleet.next_spawn - now.mono) / NS)
         return max(0.0, min(waits)) if waits else None
@@ -333,6 +346,7 @@ class Scheduler:
         self.fleet.activate()
         self._fill(now)
         if not self._halted:
+            self._out += self.fleet.scale(self.lines.startable(), now)
             self._out += self.fleet.spawn(now)
         self._take_back_stuck(now)
         for row in self._due:  # became ready, found no worker in this turn

@@ -48,7 +48,8 @@ class Pool(Client):
     acknowledged submit survives, "power" (the default for a named store) or the death of "process"es (faster; the default for a
     private one); on_owner_death: what becomes of running tasks when this script dies, "stop" (back to waiting) or "drain" (they may
     end, for owner_grace seconds); cancel_grace: seconds from a cancel to the kill; preload: modules to import once, before workers
-    are forked.
+    are forked; max_workers: to so many processes it grows while work waits (None: not at all); worker_idle: seconds for which those
+    beyond `workers` are not needed before they leave.
 
     Leaving the block waits for the futures this object handed out, and raises PoolStopped if the supervisor dies meanwhile. Leaving
     it by an exception or Ctrl-C stops: what runs goes back to wait, and is done when a pool is opened on that store again. Raises
@@ -65,6 +66,8 @@ class Pool(Client):
         owner_grace: float | timedelta = 60.0,
         cancel_grace: float | timedelta = 5.0,
         preload: Iterable[str] = (),
+        max_workers: int | None = None,
+        worker_idle: float | timedelta = 10.0,
     ) -> None:
         _require_linux()
         _require_guard()
@@ -76,6 +79,8 @@ class Pool(Client):
             "on_owner_death": on_owner_death,
             "owner_grace": owner_grace,
             "cancel_grace": cancel_grace,
+            "max_workers": max_workers,
+            "worker_idle": worker_idle,
         }
         # All is checked before anything is started; the place of a private store is made after.
         self.settings: Settings = config.settings("/" if store is None else config.store_path(store), **said)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import msgspec
 
 from taskpool import config
-from taskpool.clock import SystemClock
+from taskpool.clock import NS, SystemClock
 from taskpool.config import Settings
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
@@ -143,7 +143,11 @@ class Supervisor:
             raise
         self._node = Node(store.places.run, store.epoch, self._zygote.mark, prepare=self._prepare, zygote=self._zygote)
         scheduler = self._scheduler = Scheduler(
-            settings.workers, depth_max=self._node.mailbox_limit, grace_s=settings.cancel_grace_s
+            settings.workers,
+            depth_max=self._node.mailbox_limit,
+            grace_s=settings.cancel_grace_s,
+            size_max=settings.workers_max,
+            idle_ns=round(settings.worker_idle_s * NS),
         )
         desk = self._desk = Desk(store, scheduler, self.stats)
         self._server = desk.server = Server(self._poller, desk.on_request, self._on_gone)

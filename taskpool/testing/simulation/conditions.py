@@ -34,6 +34,7 @@ class Conditions(msgspec.Struct, frozen=True):
     stop: float  # per request of a client
     rules: tuple[Queue, ...]  # of some of the queues
     pause: float  # per request of a client: of a queue, or its end
+    size_max: int  # to so many workers the pool grows
 
 
 def conditions(random: Random) -> Conditions:
@@ -65,6 +66,7 @@ def conditions(random: Random) -> Conditions:
         stop=chance(0.13),
         rules=tuple(_rules(random, name) for name in random.choice(("", "", "", "a", "bc"))),
         pause=chance(0.06),
+        size_max=random.choice((0, 0, 0, 3, 5)),
     )
 
 

@@ -125,6 +125,8 @@ class World:
             depth_max=self._conditions.depth_max,
             line_max=self._conditions.line_max,
             grace_s=0.2,
+            size_max=self._conditions.size_max,
+            idle_ns=NS // 2,
         )
         return self._shell_class(
             scheduler,
