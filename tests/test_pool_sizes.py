@@ -91,6 +91,23 @@ def test_a_busy_worker_never_leaves() -> None:
     assert rig.scheduler.fleet.size == 2
 
 
+def test_a_worker_that_is_yet_to_pass_over_tasks_counts_as_needed() -> None:
+    rig = rig_of(1, 2)
+    grown(rig, rig.submitted(2))
+    rig.turn(rig.report(1), rig.report(2))
+    rig.learn()
+    rig.turn(rig.submitted(6))
+    (box, *_) = [box for box in rig.scheduler.workers.values() if len(box.sent) > 1]
+    first, *others = box.sent
+    task = box.sent[first].id
+    rig.turn(ev.TakenBack(box.worker, first), rig.cancel(*(row.id for row in rig.scheduler.tasks.values() if row.id != task)))
+    rig.turn(rig.report(task))
+    assert box.taking_back == others[-1]
+    for _ in range(2):
+        rig.clock.advance(1.1)
+        rig.turn()  # which checks that no more take part than the pool has
+
+
 def test_sizes_that_make_no_sense_are_refused() -> None:
     for wrong in ({"workers": 4, "max_workers": 2}, {"max_workers": 0}, {"worker_idle": -1}):
         with pytest.raises(InvalidSettings):

@@ -11,6 +11,7 @@ import pytest
 import registry_handlers as handlers
 
 from taskpool import (
+    AlreadyExists,
     ArgCountError,
     ArgTypeError,
     Consumer,
@@ -193,11 +194,17 @@ def test_two_handler_objects_of_one_type_are_refused() -> None:
 
 def test_register_is_the_decorator_as_a_call() -> None:
     registry = Registry()
-    made = register(handlers.plain, name="p", aliases=["q"], registry=registry)
+
+    def one(n: int) -> int:
+        return n
+
+    def other() -> None: ...
+
+    made = register(one, name="p", aliases=["q"], registry=registry)
     assert made(1) == 1
     assert registry.get("q").name == "p"
     with pytest.raises(DuplicateHandler):
-        register(handlers.fail.__wrapped__, name="p", registry=registry)
+        register(other, name="p", registry=registry)
 
 
 # ---- queue and type ---------------------------------------------------------------------------------------------------
@@ -317,3 +324,16 @@ def test_responses_outlive_the_pool(tmp_path: object) -> None:
     with Pool(f"{tmp_path}/x.db", workers=1) as pool:
         (response,) = pool.replies("box")
         assert response.result["headers"] == {}
+
+
+def test_a_submit_of_many_is_stored_whole_or_not_at_all(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = pool.submit(handlers.plain, 1)
+    stored.result()
+    before = pool.count()
+    outbox = pool._link.outbox
+    uids = outbox._uids
+    monkeypatch.setattr(outbox, "_uids", iter([next(uids), stored._uid, next(uids)]))
+    with pytest.raises(AlreadyExists):
+        pool.submit_many(handlers.plain, [1, 2, 3])
+    assert pool.count() == before
+    monkeypatch.setattr(outbox, "_uids", uids)

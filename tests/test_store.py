@@ -257,6 +257,25 @@ def test_a_late_end_of_an_older_attempt_is_refused(store: Store) -> None:
     assert (store.task(1).status, store.task(1).attempt) == (RUNNING, 2)
 
 
+def test_what_belongs_together_is_stored_all_or_none(store: Store) -> None:
+    """A submit of many: one uid that is taken, and none of them is there; others of the turn are."""
+    store.commit([insert(1)])
+    saves = [insert(2), insert(3, uid=1), start(2), insert(4), insert(5), insert(6, uid=5), start(5)]
+    assert store.commit(saves, together=[[2, 3], [4], [5], [6]]) == [2, 3, 6]
+    assert [task.id for task in store.tasks()] == [5, 4, 1]
+    assert store.task(5).status == "running"
+    saves = [insert(7), insert(8, uid=9), insert(9), insert(10, uid=7)]
+    assert store.commit(saves, together=[[7, 8], [9, 10]]) == [9, 10], "the first is whole, so the second must go"
+    assert store.recount() == store.counts_by_queue()
+
+
+def test_what_a_refused_one_had_taken_is_free_again(store: Store) -> None:
+    store.commit([insert(1)])
+    saves = [insert(2, uid=50), insert(3, uid=1), insert(4, uid=50)]
+    assert store.commit(saves, together=[[2, 3], [4]]) == [2, 3, 4], "it was refused while the first stood"
+    assert [task.id for task in store.tasks()] == [1]
+
+
 def test_a_refused_row_takes_nobody_with_it(store: Store) -> None:
     for task_id in (1, 2, 3):
         put(store, task_id, RUNNING)

@@ -99,7 +99,9 @@ class Fleet:
         """Fit the size to the work: the busy, and what waits though it might start. Return the commands that end workers."""
         if self._size_max == self._size_min:
             return []
-        needed = min(self._size_max, sum(bool(box.sent) for box in self.workers.values()) + waiting)
+        # One that is yet to pass over what was taken back cannot leave.
+        busy = sum(bool(box.active and (box.sent or box.taking_back) and not box.leaving) for box in self.workers.values())
+        needed = min(self._size_max, busy + waiting)
         if needed >= self.size:
             self.size = needed
             self._quiet_until = None

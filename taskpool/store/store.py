@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -186,8 +186,10 @@ class Store(Reading):
 
     # ---- the turn ---------------------------------------------------------------------------------------------------
 
-    def commit(self, saves: Sequence[Save], now_wall: int = 0) -> list[int]:
+    def commit(self, saves: Sequence[Save], now_wall: int = 0, *, together: Sequence[Collection[int]] = ()) -> list[int]:
         """Store a turn in one transaction and return the ids that were refused (normally none), whose rows stay as they were.
+
+        together: new tasks that are stored all or none, such as those of one submit.
 
         Raises StoreBusy, StoreFull (nothing changed: call again), StaleEpoch (end this process), StoreIOError (likewise; what was
         written may or may not be there) and IllegalTransition (a bug: nothing was written). Each save carries its own time.
@@ -204,11 +206,24 @@ class Store(Reading):
                 self._rollback()
                 self._begin()
                 self._fence()
-                refused = self._writer.replay(saves)
+                refused = self._replay(saves, together)
             faults.point("commit.inside")
         if self._has_written(OVERDUE):
             self.tidy()
         return refused
+
+    def _replay(self, saves: Sequence[Save], together: Sequence[Collection[int]]) -> list[int]:
+        """Write a turn row by row, again until no tasks that belong together are stored in part."""
+        refused: set[int] = set()
+        while True:
+            refused.update(self._writer.replay(saves, refused))
+            more = {task_id for group in together if not refused.isdisjoint(group) for task_id in group}
+            if more <= refused:
+                return sorted(refused)
+            refused |= more
+            self._rollback()
+            self._begin()
+            self._fence()
 
     def forget_batch(self, batch: str) -> None:
         """Take the identity (batch, item) from the ended tasks of a batch, which stay as they are; BatchConflict if one is live."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, Final
 
@@ -55,9 +55,9 @@ class Writer:
                 self.rows += len(rows)
         self._count(stage)
 
-    def replay(self, saves: Sequence[Save]) -> list[int]:
-        """Write a turn row by row, each in a savepoint, and return the tasks whose writes were refused."""
-        refused: dict[int, None] = {}
+    def replay(self, saves: Sequence[Save], banned: Iterable[int] = ()) -> list[int]:
+        """Write a turn row by row, each in a savepoint, and return the tasks whose writes were refused, the banned among them."""
+        refused: dict[int, None] = dict.fromkeys(banned)
         for save in saves:
             if save.id in refused:
                 continue

@@ -239,7 +239,8 @@ class Loop:
         """Store a turn and return whether that could be done now; if not, it is stuck."""
         while turn.saves:
             try:
-                turn.refused.update(self._store.commit(turn.saves, turn.now.wall))
+                together = [act.ids for act in turn.acts if isinstance(act, cmd.Accept)]
+                turn.refused.update(self._store.commit(turn.saves, turn.now.wall, together=together))
                 break
             except StoreBusy as error:
                 self._stick(turn, error)

@@ -17,6 +17,7 @@ from taskpool.core.line import Key, Line
 from taskpool.core.lines import Lines
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, Queue, TaskError
+from taskpool.testing.simulation.model_store import ModelStore
 from taskpool.testing.simulation.shell import Shell
 from taskpool.wire import messages as wire
 
@@ -356,6 +357,14 @@ def what_workers_hold_does_not_count_against_its_queue(patch: pytest.MonkeyPatch
                 self._room[name] = queue.concurrency
 
     _wrap(patch, Lines, "measure_room", measure_room)
+
+
+@fault
+def a_submit_is_stored_in_part(patch: pytest.MonkeyPatch) -> None:
+    def unwelcome(original: Any, self: ModelStore, saves: Any, together: Any, full: bool) -> set[int]:
+        return original(self, saves, (), full)  # type: ignore[no-any-return]
+
+    _wrap(patch, ModelStore, "_unwelcome", unwelcome)
 
 
 @fault

@@ -6,7 +6,7 @@ dies at the named fault points, finds the store locked or the disk full, and lis
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -80,10 +80,12 @@ class RealStore(ModelStore):
         obey(more == really_more, f"the store says {really_more} of more in {queue}")
         return rows, more
 
-    def commit(self, saves: Sequence[cmd.Save], now_wall: int, *, full: bool = False) -> frozenset[int]:
+    def commit(
+        self, saves: Sequence[cmd.Save], now_wall: int, *, together: Sequence[Collection[int]] = (), full: bool = False
+    ) -> frozenset[int]:
         assert not full
-        theirs = frozenset(self.real.commit(saves, now_wall))
-        mine = super().commit(saves, now_wall)
+        theirs = frozenset(self.real.commit(saves, now_wall, together=together))
+        mine = super().commit(saves, now_wall, together=together)
         obey(mine == theirs, f"the store refused {sorted(theirs)}, the model {sorted(mine)}")
         touched = list(dict.fromkeys(save.id for save in saves))
         self.rows(touched)
@@ -148,13 +150,13 @@ class LoopStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store if name in ("rows", "refill", "pause_queues") else self._store.real, name)
 
-    def commit(self, saves: Sequence[cmd.Save], now_wall: int) -> list[int]:
+    def commit(self, saves: Sequence[cmd.Save], now_wall: int, *, together: Sequence[Collection[int]] = ()) -> list[int]:
         shell = self._shell
         if shell.chance("busy"):
             raise StoreBusy("a guest writes")
         if shell.chance("full") and any(isinstance(save, cmd.Insert) for save in saves):
             raise StoreFull("no room")
-        return sorted(self._store.commit(saves, now_wall))
+        return sorted(self._store.commit(saves, now_wall, together=together))
 
 
 class LoopEngine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -118,17 +118,38 @@ class ModelStore:
 
     # ---- writing ----------------------------------------------------------------------------------------------------
 
-    def commit(self, saves: Sequence[cmd.Save], now_wall: int, *, full: bool = False) -> frozenset[int]:
-        """Apply a turn; return the ids whose writes were refused. full: there is no room for new tasks."""
-        refused: set[int] = set()
+    def commit(
+        self, saves: Sequence[cmd.Save], now_wall: int, *, together: Sequence[Collection[int]] = (), full: bool = False
+    ) -> frozenset[int]:
+        """Apply a turn; return the ids whose writes were refused.
+
+        together: new tasks that are stored all or none; full: there is no room for new tasks.
+        """
+        refused = self._unwelcome(saves, together, full)
         for save in saves:
-            if save.id not in refused and not self._apply(save, full):
+            if save.id not in refused and not self._apply(save):
                 refused.add(save.id)
         return frozenset(refused)
 
-    def _apply(self, save: cmd.Save, full: bool) -> bool:
+    def _unwelcome(self, saves: Sequence[cmd.Save], together: Sequence[Collection[int]], full: bool) -> set[int]:
+        """Return the new tasks that are refused: a uid is taken, there is no room, or another of their submit is refused."""
+        inserts = [save for save in saves if isinstance(save, cmd.Insert)]
+        refused = {insert.id for insert in inserts if full}
+        while True:
+            uids = set(self.uids)
+            for insert in inserts:
+                if insert.id not in refused and insert.spec.uid in uids:
+                    refused.add(insert.id)
+                elif insert.id not in refused:
+                    uids.add(insert.spec.uid)
+            more = {task_id for group in together if not refused.isdisjoint(group) for task_id in group}
+            if more <= refused:
+                return refused
+            refused |= more
+
+    def _apply(self, save: cmd.Save) -> bool:
         if isinstance(save, cmd.Insert):
-            return not full and self._insert(save)
+            return self._insert(save)
         stored = self.tasks.get(save.id)
         if isinstance(save, cmd.Checkpoint):
             return True  # of an attempt that is over: changes nothing, and is nobody's error

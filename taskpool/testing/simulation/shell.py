@@ -169,7 +169,8 @@ class Shell:
         self._peril("before the commit")
         self._wait_for_the_disk()
         full = not self._calm and self._random.random() < self._conditions.full
-        refused = self._store.commit(saves, now.wall, full=full)
+        together = [command.ids for command in commands if isinstance(command, cmd.Accept)]
+        refused = self._store.commit(saves, now.wall, together=together, full=full)
         self._expect(refused, saves)
         self._peril("after the commit")
         if refused:
@@ -207,6 +208,10 @@ class Shell:
     def _act(self, command: cmd.Command, refused: frozenset[int]) -> None:
         match command:
             case cmd.Accept():
+                stored = sum(task_id in self._store.tasks for task_id in command.ids)
+                obey(
+                    stored in (0, len(command.ids)), f"of the {len(command.ids)} tasks of submit {command.seq} {stored} are stored"
+                )
                 if refused.isdisjoint(command.ids):
                     self.accepted.append(command)
                 else:

@@ -16,7 +16,7 @@ from taskpool.clock import NS, US, ManualClock
 from taskpool.core import events as ev
 from taskpool.core.lifecycle import RUNNING, TERMINAL
 from taskpool.core.scheduler import Scheduler
-from taskpool.model import Queue
+from taskpool.model import Options, Queue, TaskSpec
 from taskpool.testing.simulation.conditions import conditions
 from taskpool.testing.simulation.fates import Fates, LawBroken
 from taskpool.testing.simulation.laws import Laws, obey
@@ -247,11 +247,20 @@ class World:
         for spec, options in pairs:
             self._store.options[spec.options] = options
         self._submitted += len(pairs)
-        for _ in range(2 if self._random.random() < self._conditions.twice else 1):
-            self._seq += 1
-            submitted = ev.Submitted(1, self._seq, [spec for spec, _ in pairs], [options for _, options in pairs])
-            self._unanswered[self._seq] = submitted
-            self._shell.deliver(submitted)
+        self._deliver(pairs)
+        if self._random.random() < self._conditions.twice:
+            others = self._traffic.specs(self._clock.now().wall)[: self._random.choice((0, 0, 1, 3))]
+            for spec, options in others:
+                self._store.options[spec.options] = options
+            again = [*pairs[: self._random.choice((1, 8))], *others]  # among new ones: then none of them is stored
+            self._random.shuffle(again)
+            self._deliver(again)
+
+    def _deliver(self, pairs: list[tuple[TaskSpec, Options]]) -> None:
+        self._seq += 1
+        submitted = ev.Submitted(1, self._seq, [spec for spec, _ in pairs], [options for _, options in pairs])
+        self._unanswered[self._seq] = submitted
+        self._shell.deliver(submitted)
 
     def _send_again(self, submitted: ev.Submitted) -> None:
         """A client whose supervisor died asks again under the same uids; what is stored is not stored twice."""
