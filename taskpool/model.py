@@ -7,10 +7,12 @@ plain strings.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
 
+Params = Sequence[Any] | Mapping[str, Any]
 OnInterrupt = Literal["rerun", "hold", "fail"]
 
 
@@ -45,6 +47,8 @@ class RetryPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
     """How often and when to try again. Intervals in seconds; maximum_attempts 0 means without limit.
 
     jitter is the fraction of a delay that is taken off by a hash of the task and attempt (0: none). Delays: `taskpool.core.retry`.
+    retryable_error_kinds: of those that are never retried unless said so (effect, result, decode, unknown_handler, arg_count,
+    arg_type) the ones that this policy retries.
     """
 
     initial_interval: float = 1.0
@@ -53,6 +57,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
     maximum_attempts: int = 5
     non_retryable_error_kinds: tuple[str, ...] = ()
     jitter: float = 0.0
+    retryable_error_kinds: tuple[str, ...] = ()
 
     def next_delay(self, attempt: int) -> float:
         """Return the seconds to wait after the attempt-th charged attempt (0 for attempt ≤ 0); pure, without jitter."""
@@ -405,6 +410,15 @@ class Controller(Protocol):
 
     def checkpoint(self, obj: Any) -> None:
         """Save obj durably; a later attempt finds it as `last_checkpoint`. InvalidPayload if it cannot be encoded."""
+        ...
+
+    def on_success(self, sql: str, params: Params = (), /) -> None:
+        """Let the store apply a statement to your own tables in the very transaction that records this attempt's success.
+
+        So its rows are written exactly once, however often the body ran. All of an attempt's are applied, or none, in their order;
+        if one fails the attempt does, kind `effect`. params: a sequence for `?`, a mapping for `:name`. InvalidPayload for what is
+        no INSERT, UPDATE, DELETE or REPLACE, for values SQLite has no type for, and for more than 1,000 statements or 8 MiB.
+        """
         ...
 
     def log(self, text: str) -> None:

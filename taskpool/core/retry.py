@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 from typing import Final
 
+import msgspec
+
 from taskpool.clock import US
 from taskpool.model import Options, Queue, RetryPolicy, TaskError
 
-# Another attempt would meet the same fate, or nobody wants it: only a retry by hand brings such a task back.
-NEVER_RETRIED: Final = frozenset(
-    ("decode", "unknown_handler", "arg_count", "arg_type", "result", "effect", "cancelled", "deadline", "expired", "upstream")
-)
+# Another attempt would meet the same fate: only a policy that names the kind, or a retry by hand, brings such a task back …
+RETRIED_IF_SAID: Final = frozenset(("decode", "unknown_handler", "arg_count", "arg_type", "result", "effect"))
+# … or nobody wants it: by hand alone.
+NEVER_RETRIED: Final = RETRIED_IF_SAID | {"cancelled", "deadline", "expired", "upstream"}
 
 DELAY_S_BASE: Final = 5.0  # without a policy: 2^charged · 5 s …
 DELAY_S_MAX: Final = 600.0  # … capped at ten minutes
@@ -87,8 +89,12 @@ def after_failure(
     LATE: another attempt is warranted but could only start at or after `deadline_at`; the task ends with `past_deadline(error)`.
     charged and crashes include this failure; uid is whatever names the task for ever; queue: its queue's rules, if it has any.
     """
-    if options.at_most_once or error.kind in NEVER_RETRIED:
+    if options.at_most_once:
         return None
+    if error.kind in NEVER_RETRIED:
+        if options.retry is None or error.kind not in options.retry.retryable_error_kinds:
+            return None
+        error = msgspec.structs.replace(error, retryable=True)
     if error.kind == "panic" and crashes >= options.crash_limit:
         return None
     policy = options.retry or _BARE

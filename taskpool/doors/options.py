@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 
 from taskpool.clock import US
 from taskpool.core.queues import check_name
+from taskpool.core.retry import RETRIED_IF_SAID
 from taskpool.errors import InvalidTask
 from taskpool.model import OnInterrupt, Options, RetryPolicy, encode
 from taskpool.wire.messages import HandlerOptions
@@ -283,6 +284,12 @@ def _retry(name: str, value: Any) -> RetryPolicy | None:
     numbers = (value.initial_interval, value.maximum_interval, value.backoff_coefficient, value.jitter)
     if not all(math.isfinite(number) and number >= 0 for number in numbers):
         raise InvalidTask(f"{name}: intervals, backoff_coefficient and jitter must be finite and not negative: {value!r}")
+    unknown = [kind for kind in value.retryable_error_kinds if kind not in RETRIED_IF_SAID]
+    if unknown:
+        kinds = ", ".join(sorted(RETRIED_IF_SAID))
+        raise InvalidTask(
+            f"{name}: retryable_error_kinds cannot name {unknown[0]!r}", hint=f"of {kinds}; others are retried anyway"
+        )
     if value.jitter > 1 or value.maximum_attempts < 0:
         raise InvalidTask(f"{name}: jitter must be within 0..1 and maximum_attempts not negative: {value!r}")
     return value

@@ -26,6 +26,12 @@ class StoreIOError(StoreUnusable):
     code = "store_io"
 
 
+class EffectChanged(StoreUnusable):
+    """An effect that was tried with success fails now, after its success was decided upon: end, and let the next owner decide."""
+
+    code = "effect_changed"
+
+
 class StaleEpoch(StoreError):
     """A newer supervisor owns the store; this one must end without writing another word."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 
 import msgspec
@@ -18,17 +18,20 @@ from taskpool import faults
 from taskpool.clock import Clock, SystemClock
 from taskpool.core import queues
 from taskpool.core.commands import Save
+from taskpool.core.effects import NONE, Key
 from taskpool.errors import BatchConflict, InvalidTask, QueueNotRegistered, TaskpoolError
-from taskpool.model import Progress, Queue, encode
+from taskpool.model import Progress, Queue, TaskError, encode
 from taskpool.store import connection, schema, stages
 from taskpool.store.check import Check
-from taskpool.store.conditions import Refused, StaleEpoch, StoreBusy, StoreFull, StoreIOError, in_our_words
+from taskpool.store.conditions import EffectChanged, Refused, StaleEpoch, StoreBusy, StoreFull, StoreIOError, in_our_words
+from taskpool.store.effects import Effects
 from taskpool.store.ledger import Ledger
 from taskpool.store.lock import OwnerLock
 from taskpool.store.opening import Found, boot_id, inspect
 from taskpool.store.places import Places
 from taskpool.store.reading import LIVE, Reading
 from taskpool.store.writing import Writer
+from taskpool.wire.messages import Report
 
 CHECKPOINT_ROWS = 20_000  # rows written since the last WAL checkpoint that make one due …
 CHECKPOINT_COMMITS = 1_000  # … or transactions …
@@ -55,6 +58,8 @@ class Store(Reading):
         self._ledger: Ledger | None = None
         self._check: Check | None = None
         self._writer: Writer  # since the tables are there
+        self._effects: Effects
+        self._tried: Set[Key] = frozenset()  # whose effects stand in the transaction that is open
         self._rows = self._commits = self._wal_bytes = 0  # as the last WAL checkpoint left them
         self._warned = False  # of a log that cannot shrink
         self._turn = 0
@@ -122,6 +127,7 @@ class Store(Reading):
                 (self.epoch, self.boot_id, self.durability, clock.now().wall),
             )
         self._writer = Writer(self._db, self.epoch)
+        self._effects = Effects(self._db)
         connection.be_impatient(self._db)
         if not self._memory:
             self._ledger = Ledger(self.places.ledger, self.mark, self._turn)
@@ -161,7 +167,7 @@ class Store(Reading):
                     with self._transaction(count=False):
                         self._db.execute("UPDATE meta SET clean = ?", (not self.unclean or found == "",))
                     self.checkpoint_wal()
-                except (StoreBusy, StoreFull, StoreIOError, StaleEpoch):
+                except (StoreBusy, StoreFull, StoreIOError, StaleEpoch, EffectChanged):
                     clean = False
         finally:
             self._close_file(keep_log=not clean or bool(found))
@@ -186,44 +192,79 @@ class Store(Reading):
 
     # ---- the turn ---------------------------------------------------------------------------------------------------
 
-    def commit(self, saves: Sequence[Save], now_wall: int = 0, *, together: Sequence[Collection[int]] = ()) -> list[int]:
+    def try_effects(self, reports: Mapping[Key, Report]) -> dict[Key, TaskError]:
+        """Begin the turn's transaction with the effects of these attempts; return which failed, and why. `commit` ends it.
+
+        Attempts that the store does not have running are passed over: their reports come too late. Raises as `commit`.
+        """
+        if self._broken is not None:
+            raise self._broken
+        with self._errors(keep=True):
+            self._tried, failed = self._effects.try_all(reports, self._begin_anew)
+        return failed
+
+    def abandon(self) -> None:
+        """Undo what `try_effects` did: nothing that it was tried for came of it."""
+        self._rollback()
+
+    def _apply_effects(self, reports: Mapping[Key, Report]) -> None:
+        """Apply effects whose success is decided already. If one fails now, no word of this turn may be stored: end."""
+        for (task_id, _), error in self._effects.apply_all(reports).items():
+            words = f"an effect of task {task_id} that had been accepted fails now ({error.message})"
+            self._broken = EffectChanged(f"{self.path}: {words}", hint="the next owner of the store decides anew")
+            raise self._broken
+
+    def commit(
+        self,
+        saves: Sequence[Save],
+        now_wall: int = 0,
+        *,
+        together: Sequence[Collection[int]] = (),
+        effects: Mapping[Key, Report] = NONE,
+    ) -> list[int]:
         """Store a turn in one transaction and return the ids that were refused (normally none), whose rows stay as they were.
 
-        together: new tasks that are stored all or none, such as those of one submit.
+        together: new tasks that are stored all or none, such as those of one submit; effects: the reports of the successes among
+        the saves that have any, each of which is applied if that success is stored.
 
         Raises StoreBusy, StoreFull (nothing changed: call again), StaleEpoch (end this process), StoreIOError (likewise; what was
         written may or may not be there) and IllegalTransition (a bug: nothing was written). Each save carries its own time.
         """
         if not saves:
+            self._rollback()
             return []
         grouped = self._writer.group(saves)
         refused: list[int] = []
-        with self._transaction():
+        tried = self._db.in_transaction and self._tried == effects.keys()
+        with self._transaction(join=tried):
             try:
+                if not tried:
+                    self._apply_effects(effects)
                 for stage in grouped:
                     self._writer.write(stage)
             except (Refused, sqlite3.IntegrityError):
-                self._rollback()
-                self._begin()
-                self._fence()
-                refused = self._replay(saves, together)
+                self._begin_anew()
+                refused = self._replay(saves, together, effects)
             faults.point("commit.inside")
         if self._has_written(OVERDUE):
             self.tidy()
         return refused
 
-    def _replay(self, saves: Sequence[Save], together: Sequence[Collection[int]]) -> list[int]:
+    def _replay(self, saves: Sequence[Save], together: Sequence[Collection[int]], effects: Mapping[Key, Report]) -> list[int]:
         """Write a turn row by row, again until no tasks that belong together are stored in part."""
+
+        def apply(key: Key) -> None:
+            if key in effects:
+                self._apply_effects({key: effects[key]})
+
         refused: set[int] = set()
         while True:
-            refused.update(self._writer.replay(saves, refused))
+            refused.update(self._writer.replay(saves, refused, apply))
             more = {task_id for group in together if not refused.isdisjoint(group) for task_id in group}
             if more <= refused:
                 return sorted(refused)
             refused |= more
-            self._rollback()
-            self._begin()
-            self._fence()
+            self._begin_anew()
 
     def forget_batch(self, batch: str) -> None:
         """Take the identity (batch, item) from the ended tasks of a batch, which stay as they are; BatchConflict if one is live."""
@@ -344,14 +385,16 @@ class Store(Reading):
     # ---- transactions -----------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _transaction(self, *, fence: bool = True, count: bool = True) -> Iterator[None]:
-        """One transaction, all or nothing. fence: look at the epoch; count: it is a turn, which the ledger remembers."""
+    def _transaction(self, *, fence: bool = True, count: bool = True, join: bool = False) -> Iterator[None]:
+        """One transaction, all or nothing. fence: look at the epoch; count: it is a turn, which the ledger remembers.
+
+        join: go on in the one that `try_effects` began. Any other begins anew, and nothing of that one is left.
+        """
         if self._broken is not None:
             raise self._broken
         with self._errors():
-            self._begin()
-            if fence:
-                self._fence(count=count)
+            if not join:
+                self._begin_anew(fence=fence, count=count)
             yield
             self._db.execute("COMMIT")
         self._commits += 1
@@ -361,10 +404,12 @@ class Store(Reading):
                 self._ledger.write(self._turn)
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Say in our words what SQLite says, and leave no transaction open."""
+    def _errors(self, *, keep: bool = False) -> Iterator[None]:
+        """Say in our words what SQLite says, and leave no transaction open. keep: unless all went well."""
+        well = False
         try:
             yield
+            well = True
         except (sqlite3.Error, OSError) as error:
             known = in_our_words(error, self.path)
             if known is None:
@@ -373,10 +418,15 @@ class Store(Reading):
                 self._broken = known
             raise known from error
         finally:
-            self._rollback()
+            if not (keep and well):
+                self._rollback()
 
-    def _begin(self) -> None:
+    def _begin_anew(self, *, fence: bool = True, count: bool = True) -> None:
+        """Begin a transaction; of one that is open nothing is left."""
+        self._rollback()
         self._db.execute("BEGIN IMMEDIATE")
+        if fence:
+            self._fence(count=count)
 
     def _fence(self, *, count: bool = True) -> None:
         """Make sure, under the write lock, that this is still the store's owner."""

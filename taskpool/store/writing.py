@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, Final
 
-from taskpool.core.commands import Save
+from taskpool.core.commands import End, Save
+from taskpool.core.effects import Key
 from taskpool.store import stages
 from taskpool.store.conditions import Refused
 from taskpool.store.stages import Grouping, Stage
@@ -55,14 +56,21 @@ class Writer:
                 self.rows += len(rows)
         self._count(stage)
 
-    def replay(self, saves: Sequence[Save], banned: Iterable[int] = ()) -> list[int]:
-        """Write a turn row by row, each in a savepoint, and return the tasks whose writes were refused, the banned among them."""
+    def replay(
+        self, saves: Sequence[Save], banned: Iterable[int] = (), apply: Callable[[Key], None] = lambda key: None
+    ) -> list[int]:
+        """Write a turn row by row, each in a savepoint, and return the tasks whose writes were refused, the banned among them.
+
+        apply: called before an attempt's end is written, for what belongs to it; it shares its savepoint.
+        """
         refused: dict[int, None] = dict.fromkeys(banned)
         for save in saves:
             if save.id in refused:
                 continue
             self._db.execute("SAVEPOINT one")
             try:
+                if isinstance(save, End):
+                    apply((save.id, save.closed.attempt))
                 for stage in self.group([save]):
                     self.write(stage)
             except (Refused, sqlite3.IntegrityError):

@@ -17,6 +17,7 @@ from typing import assert_never
 from taskpool import faults
 from taskpool.clock import NS, Clock, Instant
 from taskpool.core import commands as cmd
+from taskpool.core import effects
 from taskpool.core import events as ev
 from taskpool.core.lifecycle import TERMINAL
 from taskpool.core.scheduler import Scheduler
@@ -45,13 +46,18 @@ _DISPATCH = ev.Dispatch()
 
 
 class Turn:
-    """What one turn decided: what is to be stored, and what follows from that. refused: ids that were not stored, and why."""
+    """What one turn decided: what is to be stored, and what follows from that. refused: ids that were not stored, and why.
 
-    __slots__ = ("acts", "ended", "mark", "now", "refused", "saves", "starts", "why")
+    events: what it is to decide, while it has not; effects: what its successes do to users' tables.
+    """
 
-    def __init__(self, now: Instant, mark: int) -> None:
+    __slots__ = ("acts", "effects", "ended", "events", "mark", "now", "refused", "saves", "starts", "why")
+
+    def __init__(self, events: list[ev.Event], now: Instant, mark: int) -> None:
+        self.events: list[ev.Event] | None = events
         self.now = now
         self.mark = mark
+        self.effects = effects.NONE
         self.saves: list[cmd.Save] = []
         self.starts: list[cmd.Start] = []
         self.ended: list[cmd.End | cmd.Move] = []
@@ -148,22 +154,13 @@ class Loop:
             self._desk.try_again()
         events, self._events = self._events, []
         events += self._desk.take_events()
-        now = self._clock.now()
-        handle = self._scheduler.handle
-        commands: list[cmd.Command] = []
-        for event in events:
-            commands += handle(event, now)
-        commands += handle(_DISPATCH, now)
+        turn = Turn(events, self._clock.now(), mark)
         self.turns += 1
-        if commands:
-            turn = self._decided(commands, now, mark)
-            faults.point("commit.before")
-            if not self._is_stored(turn):
-                return
-            self._follow(turn)
+        if not self._is_carried_out(turn):
+            return
         self._engine.committed(mark)
         self._desk.answer_readings()
-        self._look_at_progress(now)
+        self._look_at_progress(turn.now)
         self._store.tidy()  # nobody waits for it: all that this turn had to say is said
 
     def _timeout(self) -> float | None:
@@ -183,9 +180,43 @@ class Loop:
 
     # ---- one turn's commands ----------------------------------------------------------------------------------------
 
-    def _decided(self, commands: list[cmd.Command], now: Instant, mark: int) -> Turn:
+    def _is_carried_out(self, turn: Turn) -> bool:
+        """Decide a turn unless that is done, store it, and act on it. Return whether that could be; if not, it is stuck."""
+        if turn.events is not None and not self._is_decided(turn, turn.events):
+            return False
+        if turn.saves or turn.acts:
+            if not self._is_stored(turn):
+                return False
+            self._follow(turn)
+        return True
+
+    def _is_decided(self, turn: Turn, events: list[ev.Event]) -> bool:
+        """Ask the scheduler. What bodies want done with their success is tried before, in the transaction of this turn."""
+        told = effects.told(events)
+        if told:
+            try:
+                effects.fail(events, self._store.try_effects(told))
+            except (StoreBusy, StoreFull) as error:
+                self._stick(turn, error)
+                return False
+        turn.events = None
+        now = turn.now = self._clock.now()
+        handle = self._scheduler.handle
+        commands: list[cmd.Command] = []
+        for event in events:
+            commands += handle(event, now)
+        commands += handle(_DISPATCH, now)
+        self._sort(turn, commands)
+        if told:
+            turn.effects = effects.wanted(turn.saves)
+            if not turn.saves:
+                self._store.abandon()
+        if commands:
+            faults.point("commit.before")
+        return True
+
+    def _sort(self, turn: Turn, commands: list[cmd.Command]) -> None:
         """Sort out what is stored first, what follows, and kill what is to be killed."""
-        turn = Turn(now, mark)
         saves, starts, ended, acts = turn.saves, turn.starts, turn.ended, turn.acts
         specs = self._specs
         for command in commands:
@@ -207,7 +238,6 @@ class Loop:
                 self._engine.kill(command.worker, command.n, command.why)  # type: ignore[union-attr]  # kills wait for nothing
             else:
                 acts.append(command)  # type: ignore[arg-type]
-        return turn
 
     def _follow(self, turn: Turn) -> None:
         """Act on a turn that is stored, and answer."""
@@ -240,7 +270,7 @@ class Loop:
         while turn.saves:
             try:
                 together = [act.ids for act in turn.acts if isinstance(act, cmd.Accept)]
-                turn.refused.update(self._store.commit(turn.saves, turn.now.wall, together=together))
+                turn.refused.update(self._store.commit(turn.saves, turn.now.wall, together=together, effects=turn.effects))
                 break
             except StoreBusy as error:
                 self._stick(turn, error)
@@ -281,12 +311,11 @@ class Loop:
         now = self._clock.now().mono
         if self._give_up_at is not None and now >= self._give_up_at:
             raise stuck.error
-        if now < stuck.retry_at or not self._is_stored(stuck.turn):
+        if now < stuck.retry_at or not self._is_carried_out(stuck.turn):
             return False
         self._stuck = None
         if stuck.told:
             self._log("the store takes writes again")
-        self._follow(stuck.turn)
         self._engine.committed(stuck.turn.mark)
         self._desk.release()
         return True

@@ -15,3 +15,5 @@ TRACEBACK_BYTES_MAX: Final = 64 * 1024  # traceback text of an error
 EXCEPTION_BYTES_MAX: Final = 256 * 1024  # pickled exception of an error
 CAUSES_MAX: Final = 8  # links of an error's chain of causes
 OUTPUT_TAIL_BYTES_MAX: Final = 8 * 1024  # end of what an attempt printed, as it is kept with the attempt
+EFFECTS_MAX: Final = 1_000  # statements that one attempt hands over with on_success
+EFFECT_BYTES_MAX: Final = 8 * MIB  # of those and their parameters

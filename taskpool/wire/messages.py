@@ -12,6 +12,7 @@ import msgspec
 
 from taskpool.config import Settings
 from taskpool.model import Explanation, Filter, Progress, Queue, QueueState, Stats, Task, TaskError, TaskSpec
+from taskpool.wire.effects import Effect
 
 PROTOCOL = 1
 
@@ -55,6 +56,7 @@ class Report(msgspec.Struct, array_like=True, tag=0, gc=False):
     snooze_s: float = 0.0
     progress: Progress | None = None
     dirty: bool = False  # the worker cannot be trusted with another task (threads, descriptors, …): retire it
+    effects: list[Effect] | None = None  # of a success
 
 
 class Skipped(msgspec.Struct, array_like=True, tag=1, gc=False):

@@ -72,6 +72,8 @@ class Surroundings:
         self._job = None
         if self._controller is not None:
             report.progress = self._controller.close()
+            if report.outcome == OK and self._controller.effects:
+                report.effects = self._controller.effects
             self._controller = None
 
     def controller(self) -> Controller:

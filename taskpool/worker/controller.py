@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 from taskpool.errors import Cancelled, InvalidPayload
-from taskpool.model import Controller, Options, Progress, Running
+from taskpool.model import Controller, Options, Params, Progress, Running
+from taskpool.wire import effects
 from taskpool.wire.codec import dump_by_value, loads
+from taskpool.wire.effects import Effect
 from taskpool.wire.limits import CHECKPOINT_BYTES_MAX, MIB
 from taskpool.wire.messages import Checkpointed, Job
 from taskpool.wire.page import (
@@ -52,6 +54,8 @@ class PageController:
         self._checkpoint: Any = None
         self._saved: bytes | None = job.checkpoint
         self._loaded = job.checkpoint is None
+        self.effects: list[Effect] = []
+        self._effect_bytes = 0
 
     def close(self) -> Progress | None:
         """End it with the attempt. Return the last progress, if any was told."""
@@ -139,6 +143,14 @@ class PageController:
         self._save(Checkpointed(self._n, self._job.task_id, self._job.attempt, data))
         self._saved, self._loaded = data, False
 
+    def on_success(self, sql: str, params: Params = (), /) -> None:
+        """Hand over a statement that is applied if, and when, this attempt's success is recorded."""
+        if self._n == 0:
+            raise RuntimeError("the attempt of this controller has ended")
+        effect, size = effects.checked(sql, params, self.effects, self._effect_bytes)
+        self.effects.append(effect)
+        self._effect_bytes += size
+
     def log(self, text: str) -> None:
         """Write a line to the task's output."""
         self._write(text)
@@ -172,6 +184,7 @@ class Detached:
 
     def __init__(self) -> None:
         self.last_checkpoint: Any = None
+        self.effects: list[Effect] = []
 
     def progress(self, done: float, total: float = 0.0, text: str = "") -> None:
         """Do nothing."""
@@ -182,6 +195,11 @@ class Detached:
     def checkpoint(self, obj: Any) -> None:
         """Keep obj as last_checkpoint of this object."""
         self.last_checkpoint = obj
+
+    def on_success(self, sql: str, params: Params = (), /) -> None:
+        """Check the statement and keep it in `effects` of this object."""
+        effect, _ = effects.checked(sql, params, self.effects, 0)
+        self.effects.append(effect)
 
     def log(self, text: str) -> None:
         """Print a line."""

@@ -170,5 +170,6 @@ def _without_value(report: Report, error: Exception) -> Report:
         outcome=ERROR,
         value=None,
         progress=None,
+        effects=None,
         error=final_error("result", error, f"the outcome of this attempt could not be handed over: {error}"),
     )
