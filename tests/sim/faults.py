@@ -10,8 +10,8 @@ import pytest
 
 from taskpool.clock import Instant
 from taskpool.core import commands as cmd
+from taskpool.core import effects, retry, settle
 from taskpool.core import events as ev
-from taskpool.core import retry, settle
 from taskpool.core.fleet import Fleet
 from taskpool.core.line import Key, Line
 from taskpool.core.lines import Lines
@@ -416,3 +416,49 @@ def retries_of_a_queue_are_given_to_all_its_tasks(patch: pytest.MonkeyPatch) -> 
         return original(options, queue)  # type: ignore[no-any-return]
 
     _wrap(patch, retry, "max_attempts", max_attempts)
+
+
+# ---- effects --------------------------------------------------------------------------------------------------------
+
+
+@fault
+def effects_of_a_success_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(effects, "wanted", lambda commands: {})
+
+
+@fault
+def effects_of_what_a_dead_owner_left_are_not_tried(patch: pytest.MonkeyPatch) -> None:
+    def told(original: Any, events: list[ev.Event]) -> Any:
+        return original([event for event in events if not isinstance(event, ev.Recovered)])
+
+    _wrap(patch, effects, "told", told)
+
+
+@fault
+def an_attempt_whose_effect_fails_succeeds(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(effects, "fail", lambda events, failed: None)
+
+
+@fault
+def effects_are_applied_when_they_are_told(patch: pytest.MonkeyPatch) -> None:
+    """Whatever becomes of the attempt, and again with each message of it."""
+
+    def try_effects(original: Any, self: ModelStore, reports: Any) -> Any:
+        self.effects.update(reports.keys())
+        return original(self, reports)
+
+    _wrap(patch, ModelStore, "try_effects", try_effects)
+    patch.setattr(effects, "wanted", lambda commands: {})
+
+
+@fault
+def a_failed_effect_is_retried_by_any_policy(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(retry, "NEVER_RETRIED", retry.NEVER_RETRIED - {"effect"})
+
+
+@fault
+def a_policy_that_names_effects_is_not_heard(patch: pytest.MonkeyPatch) -> None:
+    def after_failure(original: Any, options: Options, error: TaskError, *rest: Any) -> int | None:
+        return None if error.kind == "effect" else original(options, error, *rest)  # type: ignore[no-any-return]
+
+    _wrap(patch, retry, "after_failure", after_failure)

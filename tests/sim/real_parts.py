@@ -6,7 +6,8 @@ dies at the named fault points, finds the store locked or the disk full, and lis
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -18,22 +19,25 @@ from taskpool import faults
 from taskpool.clock import NS, Instant
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
+from taskpool.core.effects import NONE
+from taskpool.core.effects import Key as EffectKey
 from taskpool.core.events import TaskRow
 from taskpool.core.lifecycle import SUCCEEDED, TERMINAL
 from taskpool.core.line import Key
 from taskpool.engines.engine import Limits
-from taskpool.model import Filter, Options, Queue, Stats
+from taskpool.model import Filter, Options, Queue, Stats, TaskError
 from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk
 from taskpool.supervisor.loop import Loop
 from taskpool.supervisor.server import Connection, Server
+from taskpool.testing.simulation.effects import TABLES
 from taskpool.testing.simulation.laws import obey
 from taskpool.testing.simulation.model_engine import Mark, ModelJob
 from taskpool.testing.simulation.model_store import ModelStore, Witness
 from taskpool.testing.simulation.shell import CANCEL, RETRY, Ended, Shell
 from taskpool.wire import messages as wire
-from taskpool.wire.messages import Job
+from taskpool.wire.messages import Job, Report
 from taskpool.wire.poller import Poller
 
 CLIENT = 1
@@ -51,6 +55,8 @@ class RealStore(ModelStore):
         super().__init__(witness)
         self.real = Store.open(self.directory / f"{len(self.opened)}.db", memory=True)
         self.opened.append(self.real)
+        for statement in TABLES:
+            self.real._db.execute(statement)
         self._replied: list[int] = []  # numbers of the responses that were compared
 
     def rows(self, ids: Any) -> list[TaskRow]:
@@ -60,6 +66,7 @@ class RealStore(ModelStore):
         return theirs
 
     def running(self) -> list[TaskRow]:
+        self.real.abandon()  # its owner died: SQLite would have seen to it
         mine, theirs = super().running(), self.real.running()
         self._compare({row.id: row for row in mine}, {row.id: row for row in theirs})
         return theirs
@@ -81,11 +88,18 @@ class RealStore(ModelStore):
         return rows, more
 
     def commit(
-        self, saves: Sequence[cmd.Save], now_wall: int, *, together: Sequence[Collection[int]] = (), full: bool = False
+        self,
+        saves: Sequence[cmd.Save],
+        now_wall: int,
+        *,
+        together: Sequence[Collection[int]] = (),
+        effects: Mapping[EffectKey, Report] = NONE,
+        full: bool = False,
     ) -> frozenset[int]:
         assert not full
-        theirs = frozenset(self.real.commit(saves, now_wall, together=together))
-        mine = super().commit(saves, now_wall, together=together)
+        theirs = frozenset(self.real.commit(saves, now_wall, together=together, effects=effects))
+        mine = super().commit(saves, now_wall, together=together, effects=effects)
+        self._compare_effects()
         obey(mine == theirs, f"the store refused {sorted(theirs)}, the model {sorted(mine)}")
         touched = list(dict.fromkeys(save.id for save in saves))
         self.rows(touched)
@@ -98,6 +112,15 @@ class RealStore(ModelStore):
         obey(self.real.counts() == counts, f"the store counts {self.real.counts()}, there are {counts}")
         self._compare_replies()
         return theirs
+
+    def try_effects(self, reports: Mapping[EffectKey, Report]) -> dict[EffectKey, TaskError]:
+        mine, theirs = super().try_effects(reports), self.real.try_effects(reports)
+        obey(mine.keys() == theirs.keys(), f"the store cannot apply the effects of {sorted(theirs)}, the model of {sorted(mine)}")
+        return theirs
+
+    def _compare_effects(self) -> None:
+        found = Counter(self.real._db.execute("SELECT task, attempt FROM sim_row").fetchall())
+        obey(found == self.effects, f"effects wrote {found - self.effects} too often, {self.effects - found} not often enough")
 
     def register_queue(self, queue: Queue) -> Queue:
         if queue.name not in self.queues:
@@ -150,13 +173,26 @@ class LoopStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store if name in ("rows", "refill", "pause_queues") else self._store.real, name)
 
-    def commit(self, saves: Sequence[cmd.Save], now_wall: int, *, together: Sequence[Collection[int]] = ()) -> list[int]:
+    def try_effects(self, reports: Mapping[EffectKey, Report]) -> dict[EffectKey, TaskError]:
+        if self._shell.chance("busy"):
+            raise StoreBusy("a guest writes")
+        return self._store.try_effects(reports)
+
+    def commit(
+        self,
+        saves: Sequence[cmd.Save],
+        now_wall: int,
+        *,
+        together: Sequence[Collection[int]] = (),
+        effects: Mapping[EffectKey, Report] = NONE,
+    ) -> list[int]:
         shell = self._shell
-        if shell.chance("busy"):
+        if not effects and shell.chance("busy"):  # effects have taken the lock
             raise StoreBusy("a guest writes")
         if shell.chance("full") and any(isinstance(save, cmd.Insert) for save in saves):
+            self._store.real.abandon()
             raise StoreFull("no room")
-        return sorted(self._store.commit(saves, now_wall, together=together))
+        return sorted(self._store.commit(saves, now_wall, together=together, effects=effects))
 
 
 class LoopEngine:

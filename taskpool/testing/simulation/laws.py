@@ -27,6 +27,7 @@ from taskpool.core.lifecycle import (
 )
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, Queue, TaskError
+from taskpool.testing.simulation.effects import must_fail
 from taskpool.testing.simulation.fates import CRASH, LOST, REPORTED, Fate, Fates, LawBroken
 from taskpool.testing.simulation.model_engine import ALIVE, ModelEngine, ModelJob
 from taskpool.testing.simulation.model_store import ModelStore, Stored, place
@@ -72,6 +73,7 @@ class Laws:
         self.store: ModelStore
         self.stopping = False  # the scheduler of this life was told to stop
         self.begun: dict[tuple[int, int], int] = {}
+        self.effects: Counter[tuple[int, int]] = Counter()  # attempts that succeeded and had any
         self.kept: dict[int, int] = {}  # succeeded task → version that must stay, until a retry by force
         self.forced: set[int] = set()  # tasks that a client may retry although they succeeded
         self.served: list[str] = []  # queues of the starts of this turn, in order, also of those that the store refused
@@ -127,6 +129,8 @@ class Laws:
         fate = self.fates.of(row.id, closed.attempt)
         who = f"attempt {closed.attempt} of task {row.id}"
         allowed = _outcomes(fate, row)
+        if outcome == "succeeded" and fate.report is not None and fate.report.effects:
+            self.effects[row.id, closed.attempt] += 1
         if self.stopping and allowed == ("cancelled",) and row.cancel_requested_at is None:
             allowed = ("cancelled", "stopped")  # it gave up by its own wish just when it was to be told to
         obey(outcome in allowed, f"{who} ended {outcome}, but it was {_in_words(fate, row)}")
@@ -158,6 +162,10 @@ class Laws:
             return  # a snooze that is refused is final
         obey(error is not None, f"{who} failed without an error")
         assert error is not None
+        obey(
+            error.kind == "effect" or fate.report is None or not must_fail(fate.report),
+            f"{who} failed by {error.kind}, not an effect",
+        )
         queue = self.store.queues.get(row.queue)
         wanted = _warrants_retry(row.options, queue, error, save.charged, extras.crashes)
         deadline = row.options.deadline_at
@@ -194,6 +202,7 @@ class Laws:
 
     def turn(self, scheduler: Scheduler, engine: ModelEngine, now: Instant, refused: frozenset[int]) -> None:
         """Judge the whole: memory is what is stored, nobody is forgotten, no worker idles beside work, timers are set."""
+        obey(self.store.effects == self.effects, "effects are not those of the successes, once each")
         for row in scheduler.tasks.values():
             if row.id not in refused:
                 self._same(row)
@@ -312,7 +321,7 @@ def _outcomes(fate: Fate, row: TaskRow) -> tuple[str, ...]:
     if fate.void:
         return ("cancelled",) if cancelled else ("interrupted",)
     if fate.end == REPORTED and fate.report is not None:
-        return _reported(fate.report.outcome, fate, cancelled=cancelled)
+        return _reported(wire.ERROR if must_fail(fate.report) else fate.report.outcome, fate, cancelled=cancelled)
     if cancelled:
         return ("cancelled",)
     if not fate.begun:
@@ -347,6 +356,8 @@ def _in_words(fate: Fate, row: TaskRow) -> str:
 def _warrants_retry(options: Options, queue: Queue | None, error: TaskError, charged: int, crashes: int) -> bool:
     """Return whether the specification grants another attempt (§7), time left aside."""
     if options.at_most_once or error.kind in ("decode", "deadline"):
+        return False
+    if error.kind == "effect" and (options.retry is None or "effect" not in options.retry.retryable_error_kinds):
         return False
     if error.kind == "panic" and crashes >= options.crash_limit:
         return False

@@ -7,6 +7,7 @@ when a worker goes on, when its records are read, how late a message comes.
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Sequence
 from random import Random
@@ -15,6 +16,7 @@ from typing import NamedTuple
 from taskpool.clock import NS, ManualClock
 from taskpool.core import events as ev
 from taskpool.model import Options, TaskError
+from taskpool.testing.simulation import effects
 from taskpool.testing.simulation.conditions import Conditions
 from taskpool.testing.simulation.fates import CRASH, REPORTED, Fate, Fates, LawBroken
 from taskpool.wire import messages as wire
@@ -375,6 +377,8 @@ class ModelEngine:
         report = Report(
             job.n, job.task_id, job.attempt, outcome, began, duration, value=b"", error=error, snooze_s=snooze_s, dirty=dirty
         )
+        if outcome == wire.OK:
+            report.effects = effects.drawn(self._random, job.task_id, job.attempt)
         fate.report, fate.end = report, REPORTED
         box.ring.append(report)
         box.spent = dirty
@@ -393,7 +397,7 @@ class ModelEngine:
         for record in box.unread():
             box.read += 1
             if isinstance(record, Report):
-                reports.append(record)
+                reports.append(copy.copy(record))  # what is decoded belongs to whoever reads
                 continue
             self._tell(box, reports, box.read - 1)
             reports = []

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from taskpool.core import commands as cmd
+from taskpool.core.effects import NONE
+from taskpool.core.effects import Key as EffectKey
 from taskpool.core.events import TaskRow
 from taskpool.core.lifecycle import MOVES, PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.line import Key
 from taskpool.core.queues import has_rules
-from taskpool.model import Options, Queue
+from taskpool.model import Options, Queue, TaskError
+from taskpool.testing.simulation.effects import must_fail
 from taskpool.testing.simulation.fates import LawBroken
+from taskpool.wire.messages import Report
 
 OPEN = ""  # outcome of an attempt that has not ended
 
@@ -58,6 +63,7 @@ class ModelStore:
         self.tasks: dict[int, Stored] = {}
         self.uids: dict[bytes, int] = {}
         self.options: dict[bytes, Options] = {}  # packed → decoded
+        self.effects: Counter[EffectKey] = Counter()  # how often those of an attempt were applied
         self.queues: dict[str, Queue] = {}  # rules, `paused` as it is now
         self.replies: list[tuple[str, int, str, int]] = []  # mailbox, task, status, attempt: one for each end that has a mailbox
 
@@ -119,17 +125,37 @@ class ModelStore:
     # ---- writing ----------------------------------------------------------------------------------------------------
 
     def commit(
-        self, saves: Sequence[cmd.Save], now_wall: int, *, together: Sequence[Collection[int]] = (), full: bool = False
+        self,
+        saves: Sequence[cmd.Save],
+        now_wall: int,
+        *,
+        together: Sequence[Collection[int]] = (),
+        effects: Mapping[EffectKey, Report] = NONE,
+        full: bool = False,
     ) -> frozenset[int]:
         """Apply a turn; return the ids whose writes were refused.
 
-        together: new tasks that are stored all or none; full: there is no room for new tasks.
+        together: new tasks that are stored all or none; effects: what successes among the saves do to users' tables; full: there is
+        no room for new tasks.
         """
         refused = self._unwelcome(saves, together, full)
         for save in saves:
             if save.id not in refused and not self._apply(save):
                 refused.add(save.id)
+            elif isinstance(save, cmd.End) and (key := (save.id, save.closed.attempt)) in effects:
+                if must_fail(effects[key]):
+                    raise LawBroken(f"attempt {key} was said to have succeeded, and its effects fail")
+                self.effects[key] += 1
         return frozenset(refused)
+
+    def try_effects(self, reports: Mapping[EffectKey, Report]) -> dict[EffectKey, TaskError]:
+        """Return which of these attempts, if they run at all, have effects that fail."""
+        failed = {}
+        for key, report in reports.items():
+            stored = self.tasks.get(key[0])
+            if stored is not None and (stored.row.status, stored.row.attempt) == (RUNNING, key[1]) and must_fail(report):
+                failed[key] = TaskError("effect", "simulated")
+        return failed
 
     def _unwelcome(self, saves: Sequence[cmd.Save], together: Sequence[Collection[int]], full: bool) -> set[int]:
         """Return the new tasks that are refused: a uid is taken, there is no room, or another of their submit is refused."""

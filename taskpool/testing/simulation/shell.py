@@ -9,6 +9,7 @@ from random import Random
 
 from taskpool.clock import Instant, ManualClock
 from taskpool.core import commands as cmd
+from taskpool.core import effects
 from taskpool.core import events as ev
 from taskpool.core.lifecycle import CANCELLED, RUNNING, SUCCEEDED, TERMINAL
 from taskpool.core.scheduler import Scheduler
@@ -138,6 +139,10 @@ class Shell:
         mark = self.engine.mark()
         self._events, self._requests = [], []
         now = self._clock.now()
+        told = effects.told(events)
+        if told:
+            effects.fail(events, self._store.try_effects(told))
+            self._peril("after the effects were tried")
         commands: list[cmd.Command] = []
         for event in events:
             commands += self._handle(event, now)
@@ -170,7 +175,7 @@ class Shell:
         self._wait_for_the_disk()
         full = not self._calm and self._random.random() < self._conditions.full
         together = [command.ids for command in commands if isinstance(command, cmd.Accept)]
-        refused = self._store.commit(saves, now.wall, together=together, full=full)
+        refused = self._store.commit(saves, now.wall, together=together, effects=effects.wanted(saves), full=full)
         self._expect(refused, saves)
         self._peril("after the commit")
         if refused:

@@ -16,7 +16,7 @@ ON_INTERRUPT: tuple[OnInterrupt, ...] = ("rerun", "hold", "hold", "hold", "fail"
 RETRIES = (
     None,
     RetryPolicy(initial_interval=9.0, maximum_attempts=9, jitter=0.5),
-    RetryPolicy(initial_interval=0.01, maximum_attempts=0),
+    RetryPolicy(initial_interval=0.01, maximum_attempts=0, retryable_error_kinds=("effect",)),
     RetryPolicy(initial_interval=30.0, maximum_attempts=4, non_retryable_error_kinds=("timeout",)),
 )
 

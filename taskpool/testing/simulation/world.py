@@ -7,6 +7,7 @@ task must come to its end. The shell is `Shell`; what must hold is in `laws`.
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from random import Random
 
@@ -163,7 +164,7 @@ class World:
         for box in pages:
             for record in box.ring:  # what nobody read may still come, when it is too late
                 if isinstance(record, Report):
-                    self._said[ev.Reported].append(ev.Reported(box.worker, box.pid, [record]))
+                    self._said[ev.Reported].append(ev.Reported(box.worker, box.pid, [copy.copy(record)]))
                 elif isinstance(record, Checkpointed):
                     self._said[ev.Saved].append(ev.Saved(box.worker, record))
         for row in self._store.running():
@@ -177,7 +178,9 @@ class World:
         reports: dict[tuple[int, int], Report] = {}
         begun: set[tuple[int, int]] = set()
         for page in self._pages.values():
-            reports.update({(record.task_id, record.attempt): record for record in page.ring if isinstance(record, Report)})
+            reports.update(
+                {(record.task_id, record.attempt): copy.copy(record) for record in page.ring if isinstance(record, Report)}
+            )
             if page.body is not None:
                 begun.add((page.body.job.task_id, page.body.job.attempt))
         recovered: list[ev.Event] = []
