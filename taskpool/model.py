@@ -136,6 +136,13 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     reference_id: str = ""  # what it belongs to outside of the pool, such as an order's number
     parent_id: int | None = None  # the task that made it
     reply_to: str = ""  # the mailbox that gets its response when it ends
+    cpus: float | None = None  # processors it keeps busy; None: one
+    memory: int | None = None  # bytes it may use, together with all processes that it starts
+
+    @property
+    def has_worker_to_itself(self) -> bool:
+        """Whether no other task is sent to its worker before it has ended."""
+        return self.at_most_once or self.cpus is not None or self.memory is not None
 
 
 class TaskSpec(msgspec.Struct, array_like=True, gc=False):

@@ -183,8 +183,20 @@ class Lines:
     def put_back(self, row: TaskRow) -> None:
         """Put a task back that finds no room; its queue stays the next to be served, or others would pass it for ever."""
         self.ready[row.queue].put_back((row.rank, row.scheduled_at, row.id))
+        self.favour(row.queue)
+
+    def favour(self, queue: str) -> None:
+        """Have a queue be the next that is served."""
         if len(self.ready) > 1:
-            self._turn = list(self.ready).index(row.queue)
+            self._turn = list(self.ready).index(queue)
+
+    def pass_over(self, queue: str) -> None:
+        """Take nothing more of a queue in this turn."""
+        self._room[queue] = 0
+
+    def may_start(self, row: TaskRow) -> bool:
+        """Return whether a task still waits, in a queue that may start some; after `measure_room`."""
+        return self._tasks.get(row.id) is row and row.status in WAITING and self._room.get(row.queue, 1) > 0
 
     def started(self, row: TaskRow) -> None:
         """Count a task against its queue's room."""

@@ -68,7 +68,7 @@ class Mailbox:
         count = len(self.sent)
         if count == 0:
             return True
-        if count >= quota or expected is None or row.options.at_most_once:
+        if count >= quota or expected is None or row.options.has_worker_to_itself:
             return False
         if self.load_ns + expected <= LOAD_NS:
             return True
@@ -81,7 +81,7 @@ class Mailbox:
         self.last_n += 1
         self.sent[self.last_n] = row
         # Unknown, or never to share a mailbox: no room behind it.
-        self.load_ns += PREFETCH_NS * 10 if expected is None or row.options.at_most_once else expected
+        self.load_ns += PREFETCH_NS * 10 if expected is None or row.options.has_worker_to_itself else expected
         row.worker, row.n = self.worker, self.last_n
         return self.last_n
 

@@ -12,6 +12,7 @@ from typing import assert_never
 from taskpool.clock import NS, US, Instant
 from taskpool.core import events as ev
 from taskpool.core import retry, settle
+from taskpool.core.admission import Room
 from taskpool.core.commands import (
     Accept,
     Checkpoint,
@@ -48,15 +49,18 @@ class Scheduler:
         grace_s: float = CANCEL_GRACE_S,
         size_max: int = 0,
         idle_ns: int = IDLE_NS,
+        room: Room | None = None,
     ) -> None:
         """depth_max 1 where tasks cannot be taken back; line_max: waiting rows of a queue held in memory.
 
-        size_max: to so many workers the pool grows under load; idle_ns: until those that are not needed leave.
+        size_max: to so many workers the pool grows under load; idle_ns: until those that are not needed leave; room: what the
+        machine has for tasks that say what they need.
         """
         self.depth_max = depth_max
         self.grace_s = grace_s
         self.tasks: dict[int, TaskRow] = {}  # all that run, and those that wait before their line's mark
         self.lines = Lines(self.tasks, line_max)
+        self.room = room or Room(0, 0)
         self.fleet = Fleet(size, spares, size_max, idle_ns)
         self.workers = self.fleet.workers
         self.durations = Durations()
@@ -381,17 +385,20 @@ class Scheduler:
 
     def _fill(self, now: Instant) -> None:
         self.lines.measure_room(self.workers.values())
+        self.room.measure(self.workers.values(), self.lines.may_start)
+        if self.room.held is not None:
+            self.lines.favour(self.room.held.queue)
         if not self.lines.startable():
             return
         boxes = [box for box in self.workers.values() if box.takes_work()]
         # First one for each idle worker, so that no work waits beside one; then what each may hold ahead.
         for box in boxes:
             if not box.sent:
-                row = self._next(now)
+                row = self._next_admitted(now)
                 if row is None:
-                    return
+                    break
                 self._start(box, row, self.durations.expected(row.name), now)
-        if self.depth_max == 1:
+        if self.depth_max == 1 or self.room.is_closed:
             return
         quota = min(self.depth_max, -(-self.lines.startable() // max(1, len(boxes))) + 1)
         for box in boxes:
@@ -414,7 +421,18 @@ class Scheduler:
                 return row
         return None
 
+    def _next_admitted(self, now: Instant) -> TaskRow | None:
+        """Take the next task that the machine has room for; a queue whose first has to wait for room is passed over."""
+        while (row := self._next(now)) is not None:
+            if self.room.admits(row):
+                return row
+            self.lines.put_back(row)
+            self.lines.pass_over(row.queue)
+        return None
+
     def _start(self, box: Mailbox, row: TaskRow, expected: int | None, now: Instant) -> None:
+        if not box.sent:
+            self.room.take(row)
         row.attempt += 1
         n = box.push(row, expected, now.mono)
         self._out.append(Start(row.id, row.version, row.status, row.attempt, box.worker, n, now.wall))

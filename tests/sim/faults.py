@@ -12,6 +12,7 @@ from taskpool.clock import Instant
 from taskpool.core import commands as cmd
 from taskpool.core import effects, retry, settle
 from taskpool.core import events as ev
+from taskpool.core.admission import Room
 from taskpool.core.fleet import Fleet
 from taskpool.core.line import Key, Line
 from taskpool.core.lines import Lines
@@ -335,6 +336,32 @@ def work_is_started_while_the_pool_stops(patch: pytest.MonkeyPatch) -> None:
         original(self, now)
 
     _wrap(patch, Scheduler, "_on_dispatch", on_dispatch)
+
+
+# ---- room -----------------------------------------------------------------------------------------------------------
+
+
+@fault
+def what_runs_takes_no_room(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Room, "_count", lambda self, row: None)
+
+
+@fault
+def who_waits_for_room_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    def admits(original: Any, self: Room, row: ev.TaskRow) -> bool:
+        self.held = None
+        admitted: bool = original(self, row)
+        return admitted
+
+    _wrap(patch, Room, "admits", admits)
+
+
+@fault
+def who_waited_for_room_is_waited_for_though_he_left(patch: pytest.MonkeyPatch) -> None:
+    def measure(original: Any, self: Room, boxes: Any, still_waits: Any) -> None:
+        original(self, boxes, lambda row: True)
+
+    _wrap(patch, Room, "measure", measure)
 
 
 # ---- queues ---------------------------------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ class Conditions(msgspec.Struct, frozen=True):
     rules: tuple[Queue, ...]  # of some of the queues
     pause: float  # per request of a client: of a queue, or its end
     size_max: int  # to so many workers the pool grows
+    cpus: float  # of the machine, for tasks that say how many they need; 0: no limit, and none says so …
+    memory: int  # … and its memory
 
 
 def conditions(random: Random) -> Conditions:
@@ -67,6 +69,8 @@ def conditions(random: Random) -> Conditions:
         rules=tuple(_rules(random, name) for name in random.choice(("", "", "", "a", "bc"))),
         pause=chance(0.06),
         size_max=random.choice((0, 0, 0, 3, 5)),
+        cpus=random.choice((0, 0, 2, 3)),
+        memory=random.choice((0, 10)),
     )
 
 

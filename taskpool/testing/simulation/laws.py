@@ -79,6 +79,9 @@ class Laws:
         self.served: list[str] = []  # queues of the starts of this turn, in order, also of those that the store refused
         self._queued: dict[str, set[int]] = {}  # by queue, what was queued in memory after the last turn
         self._passed: dict[str, set[str]] = {}  # by queue that waits, the queues that were served since it was
+        self._lacked = False  # somebody who found no room waited after the last turn
+        self._without_memory: set[int] = set()  # firsts of queues for which there was too little memory after the last turn
+        self._ran: set[tuple[int, int]] = set()  # (task, attempt) that ran after the last turn
 
     def new_life(self) -> None:
         """Another supervisor takes over."""
@@ -86,6 +89,7 @@ class Laws:
         self.served.clear()
         self._queued.clear()
         self._passed.clear()
+        self._without_memory.clear()
 
     # ---- while it is written ----------------------------------------------------------------------------------------
 
@@ -215,6 +219,12 @@ class Laws:
                 self._cancel_is_on_its_way(scheduler, engine, row)
         ghosts = Counter(row.queue for row in scheduler.tasks.values() if row.id in refused and row.status == RUNNING)
         closed = {row.queue for row in scheduler.tasks.values() if self.store.is_closed(row.queue, ghosts[row.queue])}
+        lacking = self._without_room(scheduler, closed)
+        closed |= lacking
+        if lacking or self._lacked:  # who waited for room goes first when there is some
+            self._passed.clear()
+            self.served.clear()
+        self._lacked = bool(lacking) or scheduler.room.held is not None
         self._queues_take_turns(scheduler, closed)
         if not scheduler.stopping:
             for line in (*scheduler.lines.ready.values(), scheduler.lines.delayed):
@@ -255,6 +265,41 @@ class Laws:
             rows = [row for row in scheduler.tasks.values() if row.status == QUEUED]
             queued = [row.id for row in rows if row.queue not in closed]
             obey(not queued, f"worker {idle[0]} is idle, and tasks {queued} wait")
+
+    def _without_room(self, scheduler: Scheduler, closed: set[str]) -> set[str]:
+        """Judge that what runs fits the machine, and return the queues that wait for room, or for one that does.
+
+        Whoever needs memory waits behind a first of another queue that has none; everybody waits behind one that has no processor.
+        """
+        room = scheduler.room
+        running = [next(iter(box.sent.values())) for box in scheduler.workers.values() if box.sent and not box.leaving]
+        cpus = sum(min(row.options.cpus or 1.0, room.cpus) for row in running)
+        memory = sum(min(row.options.memory or 0, room.memory) for row in running)
+        obey(cpus <= room.cpus, f"{[row.id for row in running]} keep {cpus} processors busy, of {room.cpus}")
+        obey(memory <= room.memory, f"{[row.id for row in running]} need {memory} bytes, of {room.memory}")
+        firsts: dict[str, TaskRow] = {}
+        for row in scheduler.tasks.values():
+            if row.status == QUEUED and row.queue not in closed:
+                first = firsts.get(row.queue)
+                if first is None or place(row) < place(first):
+                    firsts[row.queue] = row
+        if any(cpus + min(row.options.cpus or 1.0, room.cpus) > room.cpus for row in firsts.values()):
+            self._without_memory = set()
+            return set(firsts)
+        lacking = {row.id: row for row in firsts.values() if memory + min(row.options.memory or 0, room.memory) > room.memory}
+        self._nobody_overtakes(scheduler, lacking)
+        return {queue for queue, row in firsts.items() if row.options.memory is not None} if lacking else set()
+
+    def _nobody_overtakes(self, scheduler: Scheduler, lacking: dict[int, TaskRow]) -> None:
+        """While a task waits for memory, none of another queue takes what it waits for."""
+        started = [one for one in scheduler.tasks.values() if one.status == RUNNING and (one.id, one.attempt) not in self._ran]
+        if len(self._without_memory) == 1:
+            for task_id in self._without_memory & lacking.keys():
+                others = [one.id for one in started if one.options.memory is not None and one.queue != lacking[task_id].queue]
+                obey(not others, f"tasks {others} take the memory that task {task_id} waits for")
+        self._ran = {(one.id, one.attempt) for one in scheduler.tasks.values() if one.status == RUNNING}
+        tried = any(not box.sent and box.takes_work() for box in scheduler.workers.values())  # there was a worker to start it on
+        self._without_memory = set(lacking) if tried else set()
 
     def _queues_take_turns(self, scheduler: Scheduler, closed: set[str]) -> None:
         """No queue is served twice while another that has work in memory, and may start it, is served not once."""

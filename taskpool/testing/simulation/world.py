@@ -15,6 +15,7 @@ import msgspec
 
 from taskpool.clock import NS, US, ManualClock
 from taskpool.core import events as ev
+from taskpool.core.admission import Room
 from taskpool.core.lifecycle import RUNNING, TERMINAL
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, Queue, TaskSpec
@@ -128,6 +129,7 @@ class World:
             grace_s=0.2,
             size_max=self._conditions.size_max,
             idle_ns=NS // 2,
+            room=self._room(),
         )
         return self._shell_class(
             scheduler,
@@ -141,6 +143,11 @@ class World:
             self._coverage,
             self._said,
         )
+
+    def _room(self) -> Room:
+        """Return what the machine has: at least one processor a worker."""
+        weather = self._conditions
+        return Room(max(weather.cpus, weather.size, weather.size_max) if weather.cpus else 0, weather.memory)
 
     def _live(self, deed: object) -> None:
         """Do something with the supervisor; if it dies or ends of it, another takes over."""

@@ -1,0 +1,73 @@
+"""What the machine has room for: tasks that say how many processors or how much memory they need start only while the sum fits.
+
+A task that says nothing counts as one processor and no memory. One that needs more than there is runs alone. Who finds no
+room is held on to, so that it is not overtaken for ever: while it waits for memory no other that needs memory starts, while it
+waits for processors no other at all. What runs is counted anew each turn, so that no counter can be wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from taskpool.core.events import TaskRow
+from taskpool.core.mailbox import Mailbox
+
+CPUS = "cpus"
+MEMORY = "memory"
+
+
+class Room:
+    """The processors and bytes that are left. Those of the machine: at least one processor a worker."""
+
+    def __init__(self, cpus: float, memory: int) -> None:
+        """cpus, memory (bytes): what there is for all tasks together; 0: without limit."""
+        self.cpus = cpus or float("inf")
+        self.memory = memory or float("inf")
+        self._cpus_left: float = self.cpus
+        self._memory_left: float = self.memory
+        self.held: TaskRow | None = None  # the first that found no room
+        self._lacks = ""
+
+    def measure(self, boxes: Iterable[Mailbox], still_waits: Callable[[TaskRow], bool]) -> None:
+        """Begin a turn: see what is left, and whether the one that found no room still may start."""
+        self._cpus_left, self._memory_left = self.cpus, self.memory
+        for box in boxes:
+            if box.sent and not box.leaving:
+                # One body runs at a time, and whoever needs more than others has the mailbox for itself.
+                self._count(next(iter(box.sent.values())))
+        if self.held is not None and not still_waits(self.held):
+            self.held = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether one waits for processors, so that nothing is to stand behind what runs."""
+        return self.held is not None and self._lacks == CPUS
+
+    def admits(self, row: TaskRow) -> bool:
+        """Return whether a task may start now; if it is the first that may not, it is held on to."""
+        held = self.held
+        if held is not None and held.queue != row.queue and (self._lacks == CPUS or row.options.memory is not None):
+            return False
+        lacks = self._lack(row)
+        if lacks:
+            self.held, self._lacks = row, lacks
+        return not lacks
+
+    def take(self, row: TaskRow) -> None:
+        """Count a task that starts on an idle worker."""
+        self._count(row)
+        if self.held is row:
+            self.held = None
+
+    def _count(self, row: TaskRow) -> None:
+        self._cpus_left -= min(row.options.cpus or 1.0, self.cpus)
+        self._memory_left -= min(row.options.memory or 0, self.memory)
+
+    def _lack(self, row: TaskRow) -> str:
+        """Return what there is too little of for a task."""
+        options = row.options
+        if min(options.cpus or 1.0, self.cpus) > self._cpus_left:
+            return CPUS
+        if options.memory is not None and min(options.memory, self.memory) > self._memory_left:
+            return MEMORY
+        return ""
