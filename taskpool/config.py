@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from taskpool.errors import InvalidSettings
+from taskpool.memory import size_of
 
 if TYPE_CHECKING:
     from pathlib import Path  # imported where one is made: it costs a third of a pool's imports
@@ -36,7 +37,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     processes run tasks; durability: an acknowledged submit survives a power cut ("power") or only the death of processes
     ("process"); on_owner_death: what becomes of running tasks when the script dies ("stop" puts them back, "drain" lets them
     end for owner_grace_s); cancel_grace_s: from the request to the kill; drain_grace_s: how long a served pool waits at SIGTERM;
-    workers_max: to so many it grows under load; worker_idle_s: until those that are not needed leave.
+    workers_max: to so many it grows under load; worker_idle_s: until those that are not needed leave;
+    memory_limit: bytes that a task may use which says nothing of its own (None: all there are).
     """
 
     store: str
@@ -49,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     drain_grace_s: float = 30.0
     workers_max: int = 0
     worker_idle_s: float = 10.0
+    memory_limit: int | None = None
 
 
 def settings(
@@ -63,6 +66,7 @@ def settings(
     drain_grace: float | timedelta = 30.0,
     max_workers: int | None = None,
     worker_idle: float | timedelta = 10.0,
+    memory_limit: int | str | None = None,
 ) -> Settings:
     """Return checked Settings for a store's file (a path). Graces in seconds. Raises InvalidSettings, which names the value.
 
@@ -83,6 +87,7 @@ def settings(
         owner_grace_s=seconds("owner_grace", owner_grace),
         cancel_grace_s=seconds("cancel_grace", cancel_grace),
         drain_grace_s=seconds("drain_grace", drain_grace),
+        memory_limit=None if memory_limit is None else _size("memory_limit", memory_limit),
     )
 
 
@@ -96,6 +101,13 @@ def seconds(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise InvalidSettings(f"{name} must be a number of seconds (or a timedelta), not negative: {value!r}")
     return float(value)
+
+
+def _size(name: str, value: object) -> int:
+    try:
+        return size_of(value)
+    except ValueError as error:
+        raise InvalidSettings(f"{name}: {error}") from None
 
 
 def _whole(name: str, value: object, least: int, most: int) -> int:

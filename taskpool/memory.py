@@ -19,6 +19,14 @@ def parse_size(text: str) -> int:
     return round(float(match[1]) * _BYTES[match[2].upper()])
 
 
+def size_of(value: object) -> int:
+    """Return the bytes that a number or a text such as `512M` means, at least one. Raises ValueError."""
+    size = parse_size(value) if isinstance(value, str) else value
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 < size < 1 << 62:
+        raise ValueError(f"{value!r:.120} is not a size: write a number of bytes, or '512M', '2G'")
+    return size
+
+
 def usable_memory(membership: str = "/proc/self/cgroup", mount: str = "/sys/fs/cgroup") -> int:
     """Return how much memory this process and its children may use: the machine's, bounded by its control groups."""
     limits = [os.sysconf("SC_PHYS_PAGES") * _PAGE]

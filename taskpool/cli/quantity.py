@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 
 import click
 
+from taskpool.memory import parse_size
+
 US = 1_000_000
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zµ]+)")
-_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _LONGEST_S = 100 * 365 * 86400.0
 
 
@@ -67,14 +68,6 @@ def parse_since(text: str, now_us: int) -> int:
         return now_us - round(parse_duration(text) * US)
     except ValueError:
         return parse_moment(text, now_us)
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes in `512M`, `2G`, `2GiB` or a bare number. Raises ValueError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if not match:
-        raise ValueError(f"{text!r} is not a size: write 512M or 2G")
-    return round(float(match[1]) * _BYTES[match[2].upper()])
 
 
 def show_duration(seconds: float | None) -> str:

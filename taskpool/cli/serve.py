@@ -48,6 +48,7 @@ JOURNAL_LEVELS = {"info": 6, "warning": 4, "error": 3}
     show_default=True,
     help="What an acknowledged task survives: the loss of power, or the death of any process (faster).",
 )
+@click.option("--memory-limit", metavar="SIZE", help="Kill tasks that use more, if they say nothing of their own: 512M, 2G.")
 @click.option(
     "--log-format", type=click.Choice(["text", "json", "journal"]), help="Of the log lines (default: text; journal under systemd)."
 )
@@ -60,6 +61,7 @@ def command(
     drain_grace: float,
     cancel_grace: float,
     durability: str,
+    memory_limit: str | None,
     log_format: str | None,
 ) -> int:
     """Own a store and run its tasks until SIGTERM or SIGINT: then stop taking work, wait --drain-grace, put back what still runs.
@@ -81,6 +83,7 @@ def command(
         durability="process" if durability == "process" else "power",
         cancel_grace=cancel_grace,
         drain_grace=drain_grace,
+        memory_limit=memory_limit,
     )
     log = Log("json" if session.json else log_format or ("journal" if "JOURNAL_STREAM" in os.environ else "text"))
     supervisor = Supervisor(chosen, Prepare(main=describe_main(), preload=preload), log=log.info)

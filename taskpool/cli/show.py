@@ -91,6 +91,8 @@ def _facts(task: Task) -> Iterator[tuple[str, str]]:
     yield "cancel", local_time(task.cancel_requested_at)
     limits = (("timeout", options.timeout_s), ("soft timeout", options.soft_timeout_s))
     yield "limits", ", ".join(f"{name} {show_duration(limit)}" for name, limit in limits if limit is not None)
+    needs = (("cpus", f"{options.cpus:g}" if options.cpus else ""), ("memory", show_size(options.memory) if options.memory else ""))
+    yield "needs", ", ".join(f"{name} {need}" for name, need in needs if need)
     yield "deadline", local_time(options.deadline_at)
     of = "unlimited" if task.max_attempts == 0 else str(task.max_attempts)
     counts = (("crashes", task.crashes), ("interruptions", task.interruptions), ("snoozes", task.snoozes), ("round", task.round))

@@ -46,6 +46,8 @@ _NAMED = re.compile(r"([A-Za-z_]\w*)?(:=|=)")
 @click.option(
     "--deadline", type=deadline, metavar="WHEN", help="When it must be over, all attempts and waits: 2h from now, or a time."
 )
+@click.option("--cpus", type=float, metavar="N", help="How many processors it keeps busy (default: 1).")
+@click.option("--memory", metavar="SIZE", help="What it needs and may use: 512M, 2G. Over it, it is killed.")
 @click.option("--reply-to", metavar="MAILBOX", help="Leave its response there, until `taskpool replies MAILBOX --ack`.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="For filters; several may be given.")
 @click.option("--wait", is_flag=True, help="Wait for its end; the exit status is the task's.")

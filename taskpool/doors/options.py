@@ -16,6 +16,7 @@ from taskpool.clock import US
 from taskpool.core.queues import check_name
 from taskpool.core.retry import RETRIED_IF_SAID
 from taskpool.errors import InvalidTask
+from taskpool.memory import size_of
 from taskpool.model import OnInterrupt, Options, RetryPolicy, encode
 from taskpool.wire.messages import HandlerOptions
 
@@ -38,6 +39,8 @@ class TaskOptions(TypedDict, total=False):
     expires: instant by which it must have started; heartbeat_timeout: seconds it may be silent; max_attempts, retry (a policy),
     retry_on and no_retry_on (exception classes): when it is tried again; on_interrupt: "rerun", "hold" or "fail" when the pool
     dies around it; at_most_once: one attempt, whatever happens; crash_limit: after so many deaths of its process it has failed;
+    cpus: how many processors it keeps busy, memory: how many bytes it may use (or a text: "2G"), with all processes that it starts:
+    it starts when the machine has room for it, and is killed when it uses more memory than that;
     tags, headers, trace_ctx: for search and tracing; label: its arguments in short, for people; owner_type and owner_id: whose it
     is; source: what handed it in; reference_id: what it belongs to elsewhere; parent_id: the task that made it; reply_to: the
     mailbox that gets its response.
@@ -64,6 +67,8 @@ class TaskOptions(TypedDict, total=False):
     headers: Mapping[str, str]
     trace_ctx: Mapping[str, str]
     label: str
+    cpus: float | None
+    memory: int | str | None
     owner_type: str
     owner_id: str
     source: str
@@ -173,6 +178,7 @@ def _options_of(values: Mapping[str, Any]) -> Options:
 _PLAIN_FIELDS = (
     "max_attempts", "retry", "retry_on", "no_retry_on", "on_interrupt", "at_most_once", "crash_limit", "max_interruptions",
     "tags", "headers", "trace_ctx", "label", "owner_type", "owner_id", "source", "reference_id", "parent_id", "reply_to",
+    "cpus", "memory",
 )  # fmt: skip
 
 
@@ -364,6 +370,23 @@ def _task_id(name: str, value: Any) -> int | None:
     return value
 
 
+def _cpus(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= PRIORITY_MAX:
+        raise InvalidTask(f"{name} must be a number above 0: {value!r:.120}")
+    return float(value)
+
+
+def _memory(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    try:
+        return size_of(value)
+    except ValueError as error:
+        raise InvalidTask(f"{name}: {error}") from None
+
+
 _CHECKS: dict[str, Any] = {
     "queue": _queue,
     "priority": _whole(-PRIORITY_MAX, PRIORITY_MAX),
@@ -386,6 +409,8 @@ _CHECKS: dict[str, Any] = {
     "headers": _texts,
     "trace_ctx": _texts,
     "label": _label,
+    "cpus": _cpus,
+    "memory": _memory,
     "owner_type": _word,
     "owner_id": _word,
     "source": _word,

@@ -68,6 +68,7 @@ class Pool(Client):
         preload: Iterable[str] = (),
         max_workers: int | None = None,
         worker_idle: float | timedelta = 10.0,
+        memory_limit: int | str | None = None,
     ) -> None:
         _require_linux()
         _require_guard()
@@ -81,6 +82,7 @@ class Pool(Client):
             "cancel_grace": cancel_grace,
             "max_workers": max_workers,
             "worker_idle": worker_idle,
+            "memory_limit": memory_limit,
         }
         # All is checked before anything is started; the place of a private store is made after.
         self.settings: Settings = config.settings("/" if store is None else config.store_path(store), **said)

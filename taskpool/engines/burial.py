@@ -24,6 +24,7 @@ def death(link: Link, status: int, usage: deaths.Usage, begun: int, output: str)
         fault=link.fault,
         lasted_s=(time.monotonic_ns() - began_ns) / NS if begun else 0.0,
         limits=link.watch.limits(begun),
+        memory=link.watch.memory_used,
         stack=stack,
         output=output,
     )

@@ -26,20 +26,21 @@ def error_of(
     fault: str,
     lasted_s: float,
     limits: Limits | None,
+    memory: int,
     stack: str,
     output: str,
 ) -> TaskError:
     """Return the error of the attempt that a death ended.
 
     status: as wait4 has it; why: who killed the worker ("": nobody of us); fault: why it had to be killed although no limit or
-    request said so; lasted_s: from the begin of the body to the death.
+    request said so; lasted_s: from the begin of the body to the death; memory: bytes it and its children held at the last look.
     """
     code = os.waitstatus_to_exitcode(status)
     peak = usage.ru_maxrss * 1024
     kind = _KINDS.get(why, "interrupted") if why else "panic"
     return TaskError(
         kind=kind,
-        message=_of_ours(why, lasted_s, limits)
+        message=_of_ours(why, lasted_s, limits, memory, peak)
         if why
         else f"its worker cannot be used: {fault}"
         if fault
@@ -75,12 +76,15 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _of_ours(why: str, lasted_s: float, limits: Limits | None) -> str:
+def _of_ours(why: str, lasted_s: float, limits: Limits | None, memory: int, peak: int) -> str:
     after = f"killed {lasted_s:.3f} s after it began"
     if why == "timeout" and limits is not None and limits.timeout_s is not None:
         return f"over its timeout of {limits.timeout_s:g} s: {after}"
     if why == "heartbeat" and limits is not None and limits.heartbeat_s is not None:
         return f"no sign of life for {limits.heartbeat_s:g} s: {after}"
+    if why == "memory" and limits is not None and limits.memory is not None:
+        used = f"it and its processes held {memory / 1e6:.0f} MB, its own peak was {peak / 1e6:.0f} MB"
+        return f"over its memory limit of {limits.memory / 1e6:.0f} MB: {used}; {after}"
     if why == "deadline":
         return f"its deadline passed: {after}"
     if why == "cancel":

@@ -28,10 +28,13 @@ class Limits(msgspec.Struct, gc=False):
     soft_timeout_s: float | None = None
     deadline_at: int | None = None
     heartbeat_s: float | None = None
+    memory: int | None = None  # bytes, of its process and all that it starts
 
     def any(self) -> bool:
         """Return whether there is something to watch."""
-        return any(one is not None for one in (self.timeout_s, self.soft_timeout_s, self.deadline_at, self.heartbeat_s))
+        return any(
+            one is not None for one in (self.timeout_s, self.soft_timeout_s, self.deadline_at, self.heartbeat_s, self.memory)
+        )
 
 
 class Engine(Protocol):

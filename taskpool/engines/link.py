@@ -150,6 +150,10 @@ class Link:
         if not self.reaped and self.pidfd >= 0:
             linux.pidfd_signal(self.pidfd, STACK_SIGNAL)
 
+    def memory(self) -> int:
+        """Return the bytes that it and all below it hold in memory."""
+        return 0 if self.reaped or not self.pid else trees.memory(self.pid)
+
     def interrupt(self) -> None:
         """Have it look at the page's CANCEL words."""
         if not self.reaped and self.pidfd >= 0:

@@ -6,6 +6,7 @@ import os
 import signal
 
 from taskpool.engines import linux
+from taskpool.memory import resident
 
 TRACKER_S = 1.5  # how long a resource tracker may go on after the death of those it served
 
@@ -44,6 +45,17 @@ def kill_held(pid: int, pidfd: int) -> None:
     linux.pidfd_signal(pidfd, signal.SIGKILL)
     for child in below:
         kill_tree(child, pid)
+
+
+def memory(pid: int) -> int:
+    """Return the resident bytes of a process and all below it. What they share counts once for each."""
+    pids = [pid]
+    for one in pids:
+        try:
+            pids += linux.children(one)
+        except OSError:
+            continue
+    return resident(pids)
 
 
 def is_tracker(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""What may end the jobs of one worker, and when: timeouts, deadlines, heartbeats, cancels.
+"""What may end the jobs of one worker, and when: timeouts, deadlines, heartbeats, memory, cancels.
 
 `step` looks at the worker's page and does what is due; `next_mono` and `next_boot` say when it wants to look again. A job in a
 mailbox has not begun, so it cannot be killed before now + timeout: then it is looked at again. Thus each look is either in time
@@ -29,6 +29,7 @@ MS = NS // 1000
 STACK_LEAD_NS = 3 * MS  # the stack is asked for so long before a kill
 REPEAT_NS = 200 * MS  # between two signals of a cancel
 LATE_LOOK_NS = 5 * MS  # between looks at a job whose deadline has passed in a mailbox
+MEMORY_LOOK_NS = 50 * MS  # between looks at how much memory a body uses
 BEAT_LOOKS = 8  # looks per heartbeat period …
 BEAT_LOOK_NS_MIN, BEAT_LOOK_NS_MAX = 10 * MS, NS  # … within these bounds
 
@@ -44,6 +45,9 @@ class Target(Protocol):
 
     def strike(self, n: int, why: str) -> bool:
         """Kill it if it runs job n; return whether it did."""
+
+    def memory(self) -> int:
+        """Return the bytes that it and all below it hold in memory."""
 
 
 class _Cancel:
@@ -66,6 +70,7 @@ class Watch:
         self._asked = 0  # job whose stack was asked for
         self._soft = (0, 0)  # job that was told of its soft timeout, monotonic ns at which it is told again
         self._beat = (0, 0, 0)  # job, PROGRESS_SEQ, monotonic ns at which that was seen first
+        self.memory_used = 0  # bytes, at the last look
         self.next_mono: int | None = None
         self.next_boot: int | None = None
 
@@ -129,6 +134,8 @@ class Watch:
             self._mono(mono + max(round(min(spans) * NS) - STACK_LEAD_NS, MS))
         if limits.heartbeat_s is not None:
             self._mono(mono + _beat_look(limits.heartbeat_s))
+        if limits.memory is not None:
+            self._mono(mono + MEMORY_LOOK_NS)
         deadline = self._deadlines.get(limits.n)
         if deadline is not None:
             self._boot(max(deadline - STACK_LEAD_NS, boot + LATE_LOOK_NS))
@@ -149,6 +156,11 @@ class Watch:
             if self._near(n, kill_at - mono, "heartbeat"):
                 return True
             self._mono(mono + min(_beat_look(limits.heartbeat_s), self._pause(n, kill_at - mono)))
+        if limits.memory is not None and n not in self._cancels:
+            self.memory_used = self._target.memory()
+            if self.memory_used > limits.memory:
+                self.cancel(n, STACK_LEAD_NS / NS, "memory", mono)
+            self._mono(mono + MEMORY_LOOK_NS)
         deadline = self._deadlines.get(n)
         if deadline is not None:
             if self._near(n, deadline - boot, "deadline"):

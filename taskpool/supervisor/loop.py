@@ -99,7 +99,10 @@ class Loop:
         poller: Poller,
         clock: Clock,
         log: Callable[[str], None],
+        memory_limit: int | None = None,
     ) -> None:
+        """memory_limit: bytes that a task may use which says nothing of its own."""
+        self._memory_limit = memory_limit
         self._store = store
         self._engine = engine
         self._scheduler = scheduler
@@ -343,10 +346,10 @@ class Loop:
                 job = Job(start.n, task_id, start.attempt, spec.name, spec.codec, spec.payload, spec.options)
             jobs.append(job)
             options = tasks[task_id].options
-            if options.timeout_s or options.deadline_at or options.soft_timeout_s or options.heartbeat_timeout_s:
-                limits.append(
-                    Limits(start.n, options.timeout_s, options.soft_timeout_s, options.deadline_at, options.heartbeat_timeout_s)
-                )
+            memory = options.memory or self._memory_limit
+            if options.timeout_s or options.deadline_at or options.soft_timeout_s or options.heartbeat_timeout_s or memory:
+                durations = (options.timeout_s, options.soft_timeout_s, options.deadline_at, options.heartbeat_timeout_s)
+                limits.append(Limits(start.n, *durations, memory))
         for index, (worker, (jobs, limits)) in enumerate(batches.items()):
             if index:
                 faults.point("start.half")

@@ -21,12 +21,14 @@ from taskpool.clock import NS, SystemClock
 from taskpool.config import Settings
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
+from taskpool.core.admission import Room
 from taskpool.core.directory import Directory
 from taskpool.core.scheduler import Scheduler
 from taskpool.engines import recovery, sweep
 from taskpool.engines.launch import Launched, launch
 from taskpool.engines.node import Node
 from taskpool.errors import InternalError, StoreError, StoreLocked, StoreUnusable, TaskpoolError
+from taskpool.memory import usable_memory
 from taskpool.model import Stats
 from taskpool.store.conditions import StoreBusy
 from taskpool.store.store import Store
@@ -148,6 +150,7 @@ class Supervisor:
             grace_s=settings.cancel_grace_s,
             size_max=settings.workers_max,
             idle_ns=round(settings.worker_idle_s * NS),
+            room=Room(max(settings.workers, settings.workers_max, config.usable_cpus()), usable_memory()),
         )
         desk = self._desk = Desk(store, scheduler, self.stats)
         self._server = desk.server = Server(self._poller, desk.on_request, self._on_gone)
@@ -162,6 +165,7 @@ class Supervisor:
             poller=self._poller,
             clock=self._clock,
             log=self._warn,
+            memory_limit=settings.memory_limit,
         )
         self._node.start(self._poller, self._deliver, self._on_prepared)
         self._recover()
