@@ -30,7 +30,7 @@ from taskpool.wire import messages as wire
 from taskpool.wire.messages import Report
 
 NOW = Instant(1_700_000_000 * US, 1_000_000_000_000)
-KILLED_FOR_LIMITS = ("timeout", "deadline", "heartbeat")
+KILLED_FOR_LIMITS = ("timeout", "deadline", "heartbeat", "memory")
 KILLED_BY_US = ("stop", "retire")
 
 instants = st.none() | st.integers(NOW.wall - 100 * US, NOW.wall + 100 * US)

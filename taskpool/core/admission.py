@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 
 from taskpool.core.events import TaskRow
 from taskpool.core.mailbox import Mailbox
+from taskpool.errors import InvalidTask
+from taskpool.model import Options, Reason
 
 CPUS = "cpus"
 MEMORY = "memory"
@@ -48,10 +50,33 @@ class Room:
         held = self.held
         if held is not None and held.queue != row.queue and (self._lacks == CPUS or row.options.memory is not None):
             return False
+        self.held = None  # or it is this one, or one that came before it in its queue
         lacks = self._lack(row)
         if lacks:
             self.held, self._lacks = row, lacks
         return not lacks
+
+    def check(self, options: Options) -> None:
+        """Raise InvalidTask for a task that this machine can never have room for."""
+        if (options.cpus or 0) > self.cpus:
+            raise InvalidTask(f"the task needs {options.cpus:g} cpus; this pool has {self.cpus:g}", hint="nothing was stored")
+        if (options.memory or 0) > self.memory:
+            needs, has = (options.memory or 0) / 1e9, self.memory / 1e9
+            raise InvalidTask(f"the task needs {needs:.1f} GB of memory; this machine has {has:.1f} GB", hint="nothing was stored")
+
+    def reason(self, row: TaskRow) -> Reason | None:
+        """Return in words what a waiting task finds too little of, None if that is nothing."""
+        held, options = self.held, row.options
+        lacks = self._lack(row)
+        if lacks == CPUS:
+            left = f"{max(0.0, self._cpus_left):g} of {self.cpus:g} are free"
+            return Reason(CPUS, f"waits for processors: it needs {options.cpus or 1.0:g}, {left}")
+        if lacks == MEMORY:
+            left = f"{max(0, self._memory_left) / 1e9:.2f} of {self.memory / 1e9:.2f} GB are not spoken for"
+            return Reason(MEMORY, f"waits for memory: it needs {(options.memory or 0) / 1e9:.2f} GB, {left}")
+        if held is not None and held is not row and (self._lacks == CPUS or options.memory is not None):
+            return Reason(self._lacks, f"waits behind task {held.id}, which is next and waits for {self._lacks}")
+        return None
 
     def take(self, row: TaskRow) -> None:
         """Count a task that starts on an idle worker."""

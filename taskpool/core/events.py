@@ -117,7 +117,7 @@ class WorkerDied(msgspec.Struct, tag=True):
     """A worker is reaped; all its records were delivered before.
 
     begun: number of the task whose body had begun and not ended (0: none); why: who killed it (timeout, deadline, heartbeat,
-    cancel, stop, retire) or "" if it died by itself; error: the panic in words. CPU in µs.
+    memory, cancel, stop, retire) or "" if it died by itself; error: the panic in words. CPU in µs.
     """
 
     worker: int

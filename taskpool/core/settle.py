@@ -176,7 +176,7 @@ def died(row: TaskRow, death: WorkerDied, now: Instant) -> End:
     if row.cancel_requested_at is not None:
         row.begun = True
         return _cancelled(row, closed, error, now)
-    if death.why in ("timeout", "deadline", "heartbeat"):
+    if death.why in ("timeout", "deadline", "heartbeat", "memory"):
         return failed(row, closed, error, now)
     if death.why == "":
         row.crashes += 1

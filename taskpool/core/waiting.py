@@ -66,6 +66,14 @@ def without_server(explanation: Explanation) -> Explanation:
     return Explanation(explanation.id, explanation.status, f"task {explanation.id} {first.detail}", (first, *explanation.reasons))
 
 
+def with_reason(explanation: Explanation, reason: Reason) -> Explanation:
+    """Return an explanation of a task that waits in its queue with a further reason: before that it waits for a worker."""
+    reasons = list(explanation.reasons)
+    at = next((index for index, one in enumerate(reasons) if one.code == WORKER), len(reasons))
+    reasons.insert(at, reason)
+    return Explanation(explanation.id, explanation.status, f"task {explanation.id} {reasons[0].detail}", tuple(reasons))
+
+
 def _running(task: Task, now: int) -> list[Reason]:
     since = f" for {_span(now - task.started_at)}" if task.started_at else ""
     reasons = [Reason(RUNNING, f"runs on worker {task.worker_id}{since}, attempt {task.attempt}")]

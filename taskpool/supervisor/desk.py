@@ -18,10 +18,11 @@ from taskpool.core import events as ev
 from taskpool.core import queues
 from taskpool.core.commands import Accept, End, Move, Respond
 from taskpool.core.directory import Directory, route
-from taskpool.core.lifecycle import SUCCEEDED, TERMINAL, WAITING
+from taskpool.core.lifecycle import QUEUED, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.scheduler import Scheduler
+from taskpool.core.waiting import with_reason
 from taskpool.errors import AlreadyExists, QueueNotRegistered, StoreError, TaskpoolError
-from taskpool.model import Codec, Filter, Options, Queue, Stats, TaskSpec, WorkerState
+from taskpool.model import Codec, Explanation, Filter, Options, Queue, Stats, TaskSpec, WorkerState
 from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.store import Store
 from taskpool.supervisor.server import Connection, Server, refusal
@@ -198,9 +199,16 @@ class Desk:
                 options = self._options_decoder.decode(packed)
             except (msgspec.MsgspecError, RecursionError) as error:
                 raise TaskpoolError(f"the options of a task cannot be read: {error}") from error
+            self._scheduler.room.check(options)
             if len(self._options) < OPTIONS_CACHE_MAX:
                 self._options[packed] = options
         return options
+
+    def _with_room(self, explanation: Explanation) -> Explanation:
+        """Add what the machine lacks for a task."""
+        row = self._scheduler.tasks.get(explanation.id)
+        reason = self._scheduler.room.reason(row) if row is not None and row.status == QUEUED else None
+        return explanation if reason is None else with_reason(explanation, reason)
 
     def _find_items(self, request: wire.Submit) -> tuple[dict[bytes, int], list[int]]:
         """Return uid → id of the batch items that are stored, and those that ended badly and get a new round."""
@@ -385,7 +393,7 @@ class Desk:
             case wire.GetQueues(seq=seq):
                 return Reply(seq, queues=store.queues())
             case wire.Explain(seq=seq, id=task_id):
-                return Reply(seq, explanation=store.explain(task_id, time.time_ns() // 1000))
+                return Reply(seq, explanation=self._with_room(store.explain(task_id, time.time_ns() // 1000)))
             case wire.GetReplies(seq=seq, mailbox=None):
                 return Reply(seq, mailboxes=store.mailboxes())
             case wire.GetReplies(seq=seq, mailbox=str(mailbox), after=after, limit=limit):

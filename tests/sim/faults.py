@@ -347,16 +347,6 @@ def what_runs_takes_no_room(patch: pytest.MonkeyPatch) -> None:
 
 
 @fault
-def who_waits_for_room_is_forgotten(patch: pytest.MonkeyPatch) -> None:
-    def admits(original: Any, self: Room, row: ev.TaskRow) -> bool:
-        self.held = None
-        admitted: bool = original(self, row)
-        return admitted
-
-    _wrap(patch, Room, "admits", admits)
-
-
-@fault
 def who_waited_for_room_is_waited_for_though_he_left(patch: pytest.MonkeyPatch) -> None:
     def measure(original: Any, self: Room, boxes: Any, still_waits: Any) -> None:
         original(self, boxes, lambda row: True)

@@ -69,7 +69,7 @@ def conditions(random: Random) -> Conditions:
         rules=tuple(_rules(random, name) for name in random.choice(("", "", "", "a", "bc"))),
         pause=chance(0.06),
         size_max=random.choice((0, 0, 0, 3, 5)),
-        cpus=random.choice((0, 0, 2, 3)),
+        cpus=random.choice((0, 0, 0, 3)),
         memory=random.choice((0, 10)),
     )
 

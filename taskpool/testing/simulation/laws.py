@@ -80,8 +80,6 @@ class Laws:
         self._queued: dict[str, set[int]] = {}  # by queue, what was queued in memory after the last turn
         self._passed: dict[str, set[str]] = {}  # by queue that waits, the queues that were served since it was
         self._lacked = False  # somebody who found no room waited after the last turn
-        self._without_memory: set[int] = set()  # firsts of queues for which there was too little memory after the last turn
-        self._ran: set[tuple[int, int]] = set()  # (task, attempt) that ran after the last turn
 
     def new_life(self) -> None:
         """Another supervisor takes over."""
@@ -89,7 +87,6 @@ class Laws:
         self.served.clear()
         self._queued.clear()
         self._passed.clear()
-        self._without_memory.clear()
 
     # ---- while it is written ----------------------------------------------------------------------------------------
 
@@ -284,22 +281,10 @@ class Laws:
                 if first is None or place(row) < place(first):
                     firsts[row.queue] = row
         if any(cpus + min(row.options.cpus or 1.0, room.cpus) > room.cpus for row in firsts.values()):
-            self._without_memory = set()
             return set(firsts)
-        lacking = {row.id: row for row in firsts.values() if memory + min(row.options.memory or 0, room.memory) > room.memory}
-        self._nobody_overtakes(scheduler, lacking)
-        return {queue for queue, row in firsts.items() if row.options.memory is not None} if lacking else set()
-
-    def _nobody_overtakes(self, scheduler: Scheduler, lacking: dict[int, TaskRow]) -> None:
-        """While a task waits for memory, none of another queue takes what it waits for."""
-        started = [one for one in scheduler.tasks.values() if one.status == RUNNING and (one.id, one.attempt) not in self._ran]
-        if len(self._without_memory) == 1:
-            for task_id in self._without_memory & lacking.keys():
-                others = [one.id for one in started if one.options.memory is not None and one.queue != lacking[task_id].queue]
-                obey(not others, f"tasks {others} take the memory that task {task_id} waits for")
-        self._ran = {(one.id, one.attempt) for one in scheduler.tasks.values() if one.status == RUNNING}
-        tried = any(not box.sent and box.takes_work() for box in scheduler.workers.values())  # there was a worker to start it on
-        self._without_memory = set(lacking) if tried else set()
+        if any(memory + min(row.options.memory or 0, room.memory) > room.memory for row in firsts.values()):
+            return {queue for queue, row in firsts.items() if row.options.memory is not None}
+        return set()
 
     def _queues_take_turns(self, scheduler: Scheduler, closed: set[str]) -> None:
         """No queue is served twice while another that has work in memory, and may start it, is served not once."""
@@ -371,7 +356,7 @@ def _outcomes(fate: Fate, row: TaskRow) -> tuple[str, ...]:
         return ("cancelled",)
     if not fate.begun:
         return ("returned",)
-    if fate.end in (CRASH, "timeout", "deadline", "heartbeat"):
+    if fate.end in (CRASH, "timeout", "deadline", "heartbeat", "memory"):
         return ("retrying", "failed")
     return {LOST: ("interrupted",), "stop": ("stopped",), "cancel": ("cancelled",)}.get(fate.end, ())
 

@@ -311,7 +311,8 @@ class ModelEngine:
         fate.begun = True
         box.body = Body(job, fate, now, endless=not self.calm and self._random.random() < self._conditions.endless)
         options = job.options
-        for seconds, why in ((options.timeout_s, "timeout"), (options.heartbeat_timeout_s, "heartbeat")):
+        swells = None if options.memory is None else self._random.choice((None, None, 0.02))  # until it uses too much
+        for seconds, why in ((options.timeout_s, "timeout"), (options.heartbeat_timeout_s, "heartbeat"), (swells, "memory")):
             if seconds is not None:
                 box.kills.append((now + round(seconds * NS), job.n, why))
         if job.deadline is not None:
@@ -419,7 +420,7 @@ class ModelEngine:
     def _reap(self, box: ModelWorker) -> None:
         body, why = box.body, box.why
         error = TaskError("panic", "its process died")
-        if why in ("timeout", "heartbeat"):
+        if why in ("timeout", "heartbeat", "memory"):
             error = TaskError(why, f"its {why} passed")
         elif why == "deadline":
             error = TaskError(why, "its deadline passed", False)

@@ -75,7 +75,7 @@ class Traffic:
             max_interruptions=random.choice((1, 2, 20)),
             reply_to=random.choice(("", "", "box")),
             cpus=random.choice((None, None, 0.5, 2.0, 9.0)) if self._conditions.cpus else None,
-            memory=random.choice((None, 3, 6, 40)) if self._conditions.memory else None,
+            memory=random.choice((None, 3, 6, 8)) if self._conditions.memory else None,
         )
 
     def _at(self, now_wall: int) -> int | None:
