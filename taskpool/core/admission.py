@@ -48,9 +48,10 @@ class Room:
     def admits(self, row: TaskRow) -> bool:
         """Return whether a task may start now; if it is the first that may not, it is held on to."""
         held = self.held
-        if held is not None and held.queue != row.queue and (self._lacks == CPUS or row.options.memory is not None):
+        if held is not None and held.queue == row.queue:
+            self.held = None  # it is this one, or one that came before it in its queue
+        elif held is not None and (self._lacks == CPUS or row.options.memory is not None):
             return False
-        self.held = None  # or it is this one, or one that came before it in its queue
         lacks = self._lack(row)
         if lacks:
             self.held, self._lacks = row, lacks
