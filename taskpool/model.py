@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Final, Literal, Protocol
 
 import msgspec
 
 Params = Sequence[Any] | Mapping[str, Any]
 OnInterrupt = Literal["rerun", "hold", "fail"]
+
+# What travels stays within these, so that a number from outside is never too large for the store, nor for a timer.
+SECONDS_MAX: Final = 1e11
+Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Seconds = Annotated[float, msgspec.Meta(ge=-SECONDS_MAX, le=SECONDS_MAX)]
 
 
 class Status(enum.StrEnum):
@@ -54,7 +59,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, omit_defaults=True):
     initial_interval: float = 1.0
     backoff_coefficient: float = 2.0
     maximum_interval: float = 60.0
-    maximum_attempts: int = 5
+    maximum_attempts: Whole = 5
     non_retryable_error_kinds: tuple[str, ...] = ()
     jitter: float = 0.0
     retryable_error_kinds: tuple[str, ...] = ()
@@ -113,17 +118,17 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     timeout_s and soft_timeout_s bound one attempt; deadline_at and expires_at are instants. max_attempts wins over retry's.
     """
 
-    max_attempts: int | None = None
+    max_attempts: Whole | None = None
     retry: RetryPolicy | None = None
-    timeout_s: float | None = None
-    soft_timeout_s: float | None = None
-    deadline_at: int | None = None
-    expires_at: int | None = None
-    heartbeat_timeout_s: float | None = None
+    timeout_s: Seconds | None = None
+    soft_timeout_s: Seconds | None = None
+    deadline_at: Whole | None = None
+    expires_at: Whole | None = None
+    heartbeat_timeout_s: Seconds | None = None
     on_interrupt: OnInterrupt = "rerun"
     at_most_once: bool = False
-    crash_limit: int = 3
-    max_interruptions: int = 20
+    crash_limit: Whole = 3
+    max_interruptions: Whole = 20
     retry_on: tuple[str, ...] = ()  # qualified names of exception classes, base classes included in the match
     no_retry_on: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
@@ -134,10 +139,10 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     owner_id: str = ""  # … and which of them
     source: str = ""  # what handed it in
     reference_id: str = ""  # what it belongs to outside of the pool, such as an order's number
-    parent_id: int | None = None  # the task that made it
+    parent_id: Whole | None = None  # the task that made it
     reply_to: str = ""  # the mailbox that gets its response when it ends
-    cpus: float | None = None  # processors it keeps busy; None: one
-    memory: int | None = None  # bytes it may use, together with all processes that it starts
+    cpus: Seconds | None = None  # processors it keeps busy; None: one
+    memory: Whole | None = None  # bytes it may use, together with all processes that it starts
 
     @property
     def has_worker_to_itself(self) -> bool:
@@ -148,16 +153,16 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
 class TaskSpec(msgspec.Struct, array_like=True, gc=False):
     """One task as a client submits it. options is a packed Options (the same bytes for all tasks of one call)."""
 
-    uid: bytes
+    uid: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     name: str
-    codec: int
+    codec: Annotated[int, msgspec.Meta(ge=0, le=3)]
     payload: bytes
     options: bytes = b""
     queue: str = "default"
-    priority: int = 0
-    scheduled_at: int = 0  # 0: now
+    priority: Annotated[int, msgspec.Meta(ge=-(2**31 - 1), le=2**31 - 1)] = 0
+    scheduled_at: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0  # 0: now
     batch: str | None = None
-    item: int | None = None
+    item: Annotated[int, msgspec.Meta(ge=0, le=2**62)] | None = None
 
 
 class Queue(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -316,20 +321,20 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 class Filter(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which tasks a listing or a bulk verb means; empty fields match all. since and until bound created_at."""
 
-    ids: tuple[int, ...] = ()
+    ids: tuple[Whole, ...] = ()
     statuses: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     queues: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     batch: str | None = None
-    since: int | None = None
-    until: int | None = None
+    since: Whole | None = None
+    until: Whole | None = None
     error_contains: str | None = None
     owner_type: str | None = None
     owner_id: str | None = None
     source: str | None = None
     reference_id: str | None = None
-    parent_id: int | None = None
+    parent_id: Whole | None = None
 
 
 class WorkerState(msgspec.Struct, frozen=True):

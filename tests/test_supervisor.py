@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import resource
+import socket
 import time
 from pathlib import Path
 
+import pytest
+
 from taskpool import Pool, track
+from taskpool.supervisor import server
+from taskpool.wire.poller import Poller
 
 WAIT_S = 30.0
 
@@ -45,3 +51,30 @@ def test_a_task_of_next_year_waits_for_it(tmp_path: Path) -> None:
         later = pool.options(delay=400 * 86400.0).submit(_count, 1, 0.0)
         assert pool.submit(_count, 2, 0.0).result(WAIT_S) == 2
         assert later.cancel()
+
+
+def test_without_a_descriptor_clients_wait_and_nothing_spins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listening socket with somebody before it is ready all the time."""
+    monkeypatch.setattr(server, "STARVED_S", 0.0)
+    served = server.Server(poller := Poller(), lambda connection, request: None, lambda connection: None)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            served.listen(tmp_path / "run" / "socket")
+            client.connect(str(tmp_path / "run" / "socket"))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            poller.wait(WAIT_S)
+            assert served.starved
+            served.starved = False
+            poller.wait(0)
+            assert not served.starved, "it was asked again"
+            served.starved = True
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            served.listen_again()
+            poller.wait(WAIT_S)
+            assert len(served.connections) == 1
+            assert not served.starved
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            served.close("bye")
+            poller.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypedDict, TypeVar, Unpack
 
@@ -35,6 +36,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 10.0
+CONNECT_AGAIN_S = 0.01  # between tries while the supervisor has more connections to accept than it may keep waiting
 
 
 class Bulk(NamedTuple):
@@ -283,7 +285,7 @@ def connect(store: str | os.PathLike[str], *, timeout: float = CONNECT_TIMEOUT_S
     try:
         sock.settimeout(timeout)
         try:
-            sock.connect(path)
+            _connect(sock, path, timeout)
         except (OSError, ValueError) as error:
             reason = (
                 f"nobody serves {text}" if isinstance(error, FileNotFoundError | ConnectionRefusedError) else f"{path}: {error}"
@@ -296,6 +298,18 @@ def connect(store: str | os.PathLike[str], *, timeout: float = CONNECT_TIMEOUT_S
     except BaseException:
         sock.close()
         raise
+
+
+def _connect(sock: socket.socket, path: str, timeout: float) -> None:
+    """Connect, waiting for a place in the queue of connections: a Unix socket refuses at once when many come together."""
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            return sock.connect(path)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(CONNECT_AGAIN_S)
 
 
 # ---- the pool in force --------------------------------------------------------------------------------------------------

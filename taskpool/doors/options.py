@@ -317,6 +317,7 @@ def _several(name: str, value: Any, single: type | tuple[type, ...]) -> tuple[An
 
 def _error_name(name: str, value: Any) -> str:
     if isinstance(value, str) and value:
+        _encodable(name, value)
         return value
     if not (isinstance(value, type) and issubclass(value, BaseException)):
         raise InvalidTask(f"{name} takes exception classes: {value!r:.120}")
@@ -334,6 +335,16 @@ def _one_of(*choices: Any) -> Any:
     return check
 
 
+def _encodable(name: str, *texts: str) -> None:
+    """Raise InvalidTask for half of a surrogate pair, as in the name of a file that is no UTF-8."""
+    for text in texts:
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidTask(f"{name} must be texts that can be written as UTF-8: {text!r:.120} ({error.reason})") from error
+
+
 def _tags(name: str, value: Any) -> tuple[str, ...]:
     tags = _several(name, value, str)
     if len(tags) > TAGS_MAX:
@@ -341,6 +352,7 @@ def _tags(name: str, value: Any) -> tuple[str, ...]:
     for tag in tags:
         if not isinstance(tag, str) or not 0 < len(tag) <= TAG_LENGTH_MAX:
             raise InvalidTask(f"{name} must be texts of 1 to {TAG_LENGTH_MAX} characters: {tag!r:.120}")
+    _encodable(name, *tags)
     return tags
 
 
@@ -349,12 +361,14 @@ def _texts(name: str, value: Any) -> dict[str, str]:
         raise InvalidTask(f"{name} must be a mapping of texts to texts: {value!r:.120}")
     if sum(len(part) for item in value.items() for part in item) > HEADER_BYTES_MAX:
         raise InvalidTask(f"{name} is over {HEADER_BYTES_MAX} characters")
+    _encodable(name, *(part for item in value.items() for part in item))
     return dict(value)
 
 
 def _label(name: str, value: Any) -> str:
     if not isinstance(value, str) or len(value) > TAG_LENGTH_MAX:
         raise InvalidTask(f"{name} must be a text of at most {TAG_LENGTH_MAX} characters: {value!r:.120}")
+    _encodable(name, value)
     return value
 
 
@@ -365,7 +379,7 @@ def _word(name: str, value: Any) -> str:
 
 
 def _task_id(name: str, value: Any) -> int | None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**63):
         raise InvalidTask(f"{name} must be the id of a task: {value!r:.120}")
     return value
 

@@ -12,6 +12,7 @@ until it is written: interrupted, it leaves with the next one; written twice, it
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
@@ -20,12 +21,14 @@ from collections.abc import Callable, Iterator
 from itertools import count, repeat
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from taskpool.doors.future import TaskFuture
-from taskpool.errors import PoolStopped
+from taskpool.errors import InvalidTask, PoolStopped
 from taskpool.model import TaskSpec
 from taskpool.wire.description import Description
 from taskpool.wire.frames import Closed, FrameWriter
-from taskpool.wire.messages import Request, Submit, encoder
+from taskpool.wire.messages import Request, Submit, encoder, request_decoder
 
 if TYPE_CHECKING:
     from taskpool.doors.link import Link
@@ -175,15 +178,19 @@ class Outbox:
     # ---- requests and bytes -------------------------------------------------------------------------------------------
 
     def post(self, make: Callable[[int], Request], book: Callable[[int], object]) -> None:
-        """Send a request under the next number, after all that was submitted; book(number) is called first, under the lock."""
+        """Send a request under the next number, after all that was submitted; book(number) is called first, under the lock.
+
+        Raises InvalidTask for what the supervisor would not take.
+        """
         self.flush()
         with self.sending:
+            seq = next(self._seq)
+            frame = _checked(make(seq))
             with self._lock:
                 if self.ended is not None:
                     raise self.stopped()
-                seq = next(self._seq)
                 book(seq)
-            self._write(encoder.encode(make(seq)))
+            self._write(frame)
 
     def drain(self) -> None:
         """Send what was left over, now that there is room."""
@@ -223,6 +230,19 @@ class Outbox:
         """Return the exception for whoever comes too late."""
         assert self.ended is not None
         return PoolStopped(self.ended.message, hint=self.ended.hint)
+
+
+def _checked(request: Request) -> bytes:
+    """Return a request's frame. What is no request would end the connection, and with its owner's the pool: raise InvalidTask."""
+    try:
+        frame = encoder.encode(request)
+        request_decoder.decode(frame)
+    except (ValueError, TypeError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        # Its fields travel as a list behind its tag; say their names.
+        fields = type(request).__struct_fields__
+        words = re.sub(r"\$\[(\d+)\]", lambda found: fields[int(found[1]) - 1], str(error))
+        raise InvalidTask(f"{type(request).__name__} cannot be asked like that: {words}") from error
+    return frame
 
 
 def draw_uids() -> Iterator[bytes]:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Self
 from taskpool import config
 from taskpool.config import Durability, OnOwnerDeath, Settings
 from taskpool.doors.client import Client, enter, leave
-from taskpool.errors import InvalidSettings, MissingGuard, PoolStopped
+from taskpool.errors import InvalidSettings, InvalidTask, MissingGuard, PoolStopped
+from taskpool.model import SECONDS_MAX
 from taskpool.wire.messages import Boot, Prepare, Stop, encoder
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class Pool(Client):
 
         Open futures raise PoolStopped. What waits stays in the store; a private store is thrown away. Safe to call twice.
         """
+        _check_grace(grace)
         self._leave(wait=False, grace=grace)
 
     def __enter__(self) -> Self:
@@ -209,6 +211,12 @@ class Supervisor:
             return f"the supervisor (pid {self.process.pid}) closed the connection"
         how = f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
         return f"the supervisor (pid {self.process.pid}) {how}"
+
+
+def _check_grace(grace: Any) -> None:
+    """Raise InvalidTask for what is no time that tasks may still run."""
+    if grace is not None and not (isinstance(grace, int | float) and -SECONDS_MAX <= grace <= SECONDS_MAX):
+        raise InvalidTask(f"grace must be a number of seconds, or None: {grace!r:.120}")
 
 
 def _end(supervisor: Supervisor, directory: str | None) -> None:

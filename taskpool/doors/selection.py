@@ -33,7 +33,7 @@ class FilterFields(TypedDict, total=False):
 
 
 def filter_of(wanted: Wanted, fields: FilterFields) -> Filter | None:
-    """Return the Filter that ids and fields describe, None if they mean no task at all (a list of no ids).
+    """Return the Filter that ids and fields describe, None if they mean no task at all (a list of no ids, or of no statuses).
 
     Raises InvalidTask for a status there is not.
     """
@@ -48,7 +48,10 @@ def filter_of(wanted: Wanted, fields: FilterFields) -> Filter | None:
     changes: dict[str, Any] = {}
     for name, value in fields.items():
         if name in _PLURALS:
-            changes[_PLURALS[name]] = (value,) if isinstance(value, str) else tuple(value)  # type: ignore[arg-type]
+            several = _several(name, value)
+            if not several:
+                return None  # one of none of these
+            changes[_PLURALS[name]] = several
         elif isinstance(value, datetime):
             changes[name] = _wall(name, value)
         elif name == "error":
@@ -69,6 +72,13 @@ def filter_of(wanted: Wanted, fields: FilterFields) -> Filter | None:
 
 
 _PLURALS = {"status": "statuses", "name": "names", "queue": "queues", "tag": "tags"}
+
+
+def _several(name: str, value: Any) -> tuple[str, ...]:
+    several = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
+    if not all(isinstance(one, str) for one in several):
+        raise InvalidTask(f"{name} must be a text or several: {value!r:.120}")
+    return several
 
 
 def _wall(name: str, moment: datetime) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +20,7 @@ from taskpool.wire.page import CURRENT, LIMIT, NO_LIMIT, Page, RingReader
 from taskpool.worker.interrupt import INTERRUPT_SIGNAL, STACK_SIGNAL
 
 STACK_BYTES_MAX = 64 * 1024
+OWN_FDS = 4  # descriptors that no worker gets: the supervisor looks into /proc, and reads files of large results
 FRAME_PAYLOAD_BYTES = 16 << 20  # jobs of one frame, beyond the first
 
 
@@ -60,6 +63,7 @@ class Link:
             reading, writing = os.pipe2(os.O_CLOEXEC)
             held += [reading, writing]
             os.set_blocking(reading, False)
+            _leave_some(held)
             self.page = Page.create(os.path.join(run_dir, f"w{worker_id}.page"), worker=worker_id, epoch=epoch, boot=boot)
         except BaseException:
             for fd in held:
@@ -211,3 +215,10 @@ def _batches(jobs: Sequence[Job]) -> list[Sequence[Job]]:
             start, size = index, len(job.payload)
     batches.append(jobs[start:])
     return batches
+
+
+def _leave_some(held: list[int]) -> None:
+    """Raise OSError if so few descriptors are left that the supervisor could not look after its workers."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if max(held) >= soft - OWN_FDS:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

@@ -29,7 +29,7 @@ def read(ring: RingReader, run_dir: str, spills: list[str]) -> tuple[list[Loaded
         for data in ring.read():
             record = decode(data)
             found.append(_load(record, run_dir, spills) if type(record) is Spilled else record)  # type: ignore[arg-type]
-    except (msgspec.MsgspecError, PageInvalid, RecordInvalid, RecursionError, OverflowError) as error:
+    except (msgspec.MsgspecError, ValueError, PageInvalid, RecordInvalid, RecursionError, OverflowError) as error:
         return found, str(error)
     return found, ring.damaged
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 
 import msgspec
@@ -65,6 +65,7 @@ class Store(Reading):
         self._turn = 0
         self.places = places
         self.path = str(places.db)
+        self.tell: Callable[[str], None] = lambda notice: None  # called with what is noticed later than at the opening
         self._wal = str(places.wal)  # looked at each turn
         self.durability = durability
         self.notices: list[str] = []
@@ -353,6 +354,7 @@ class Store(Reading):
                 self._warned = True
                 words = f"has grown to {self._wal_bytes >> 20} MB: somebody keeps a read transaction on the store open"
                 self.notices.append(f"{self.places.wal} {words}")
+                self.tell(self.notices[-1])
 
     def _has_written(self, times: int) -> bool:
         """Whether so many times the work that makes a checkpoint due was done since the last."""

@@ -21,17 +21,20 @@ from taskpool.core.directory import Directory, route
 from taskpool.core.lifecycle import QUEUED, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.scheduler import Scheduler
 from taskpool.core.waiting import with_reason
-from taskpool.errors import AlreadyExists, QueueNotRegistered, StoreError, TaskpoolError
+from taskpool.errors import AlreadyExists, InternalError, InvalidPayload, InvalidTask, QueueNotRegistered, StoreError, TaskpoolError
 from taskpool.model import Codec, Explanation, Filter, Options, Queue, Stats, TaskSpec, WorkerState
 from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.store import Store
 from taskpool.supervisor.server import Connection, Server, refusal
 from taskpool.wire import messages as wire
+from taskpool.wire.limits import PAYLOAD_BYTES_MAX
 from taskpool.wire.messages import Outcome, Refused, Reply, Settled
 
 PAGE_MAX = 1_000  # rows of one listing
+ID_MAX = 2**63 - 1
 BULK_MAX = 1_000_000  # tasks of one bulk verb
 OPTIONS_CACHE_MAX = 10_000
+QUEUE_NAMES_MAX = 10_000
 HELD_MAX = 10_000  # requests kept while the store takes no writes; further ones are refused …
 HELD_BYTES_MAX = 64 << 20  # … and so are further tasks
 _JSON = int(Codec.JSON)
@@ -67,6 +70,7 @@ class Desk:
         self._listeners: dict[str, dict[int, wire.GetReplies]] = {}  # mailbox → client → what it waits for
         self._backlogs: dict[str, Queue] = {}  # queues that bound what may wait
         self._admitted: Counter[str] = Counter()  # tasks of those queues that this turn will store
+        self._queue_names = {queues.DEFAULT}  # that were found good
         self._options: dict[bytes, Options] = {b"": Options()}
         self._options_decoder = msgspec.msgpack.Decoder(Options)
 
@@ -169,6 +173,11 @@ class Desk:
         for spec in specs:
             if spec.codec == _JSON:  # made by somebody who knows but the name of its handler
                 spec.name = self.directory.find(spec.name).name
+            if len(spec.payload) > PAYLOAD_BYTES_MAX:
+                words = f"the arguments of a task are {len(spec.payload)} bytes; the limit is {PAYLOAD_BYTES_MAX}"
+                raise InvalidPayload(words, hint="pass the name of a file")
+            if spec.queue not in self._queue_names:
+                self._learn_queue_name(queues.check_name(spec.queue))
         known: dict[bytes, int] = {}
         if request.resend:
             known = self._store.find_uids([spec.uid for spec in specs])
@@ -197,8 +206,8 @@ class Desk:
         if options is None:
             try:
                 options = self._options_decoder.decode(packed)
-            except (msgspec.MsgspecError, RecursionError) as error:
-                raise TaskpoolError(f"the options of a task cannot be read: {error}") from error
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                raise InvalidTask(f"the options of a task cannot be read: {error}") from error
             self._scheduler.room.check(options)
             if len(self._options) < OPTIONS_CACHE_MAX:
                 self._options[packed] = options
@@ -209,6 +218,10 @@ class Desk:
         row = self._scheduler.tasks.get(explanation.id)
         reason = self._scheduler.room.reason(row) if row is not None and row.status == QUEUED else None
         return explanation if reason is None else with_reason(explanation, reason)
+
+    def _learn_queue_name(self, name: str) -> None:
+        if len(self._queue_names) < QUEUE_NAMES_MAX:
+            self._queue_names.add(name)
 
     def _find_items(self, request: wire.Submit) -> tuple[dict[bytes, int], list[int]]:
         """Return uid → id of the batch items that are stored, and those that ended badly and get a new round."""
@@ -372,6 +385,9 @@ class Desk:
             except TaskpoolError as error:
                 self._refuse(client, getattr(request, "seq", 0), error)
                 continue
+            except Exception as error:  # nothing has changed, and nobody else need suffer for it
+                self._refuse(client, getattr(request, "seq", 0), InternalError(f"{type(error).__name__}: {error}"))
+                continue
             if reply is not None:
                 self.server.send(client, reply)
 
@@ -384,8 +400,9 @@ class Desk:
             case wire.Get(seq=seq, id=task_id):
                 return Reply(seq, tasks=[store.task(task_id)])
             case wire.List(seq=seq, filter=wanted, limit=limit, before=before, offset=offset):
-                tasks = store.tasks(wanted, min(limit, PAGE_MAX), before, max(0, offset))
-                return Reply(seq, tasks=tasks, next=tasks[-1].id if len(tasks) == min(limit, PAGE_MAX) and tasks else None)
+                limit = max(0, min(limit, PAGE_MAX))
+                tasks = store.tasks(wanted, limit, before, max(0, min(offset, ID_MAX - limit)))
+                return Reply(seq, tasks=tasks, next=tasks[-1].id if tasks and len(tasks) == limit else None)
             case wire.Count(seq=seq, filter=wanted):
                 return Reply(seq, next=len(store.match(wanted, BULK_MAX)))
             case wire.GetAttempts(seq=seq, id=task_id):
@@ -397,7 +414,7 @@ class Desk:
             case wire.GetReplies(seq=seq, mailbox=None):
                 return Reply(seq, mailboxes=store.mailboxes())
             case wire.GetReplies(seq=seq, mailbox=str(mailbox), after=after, limit=limit):
-                replies = store.replies(mailbox, after, min(limit, PAGE_MAX))
+                replies = store.replies(mailbox, after, max(0, min(limit, PAGE_MAX)))
                 if request.wait and not replies:
                     self._listeners.setdefault(mailbox, {})[client] = request
                     return None
@@ -420,7 +437,16 @@ class Desk:
 
 
 def stats_of(
-    scheduler: Scheduler, counts: dict[str, int], *, pid: int, epoch: int, store: str, uptime_s: float, turns: int, cpu_s: float
+    scheduler: Scheduler,
+    counts: dict[str, int],
+    *,
+    pid: int,
+    epoch: int,
+    store: str,
+    uptime_s: float,
+    turns: int,
+    cpu_s: float,
+    notices: tuple[str, ...],
 ) -> Stats:
     """Return one screen of numbers from the scheduler's own tables."""
     workers = []
@@ -450,6 +476,7 @@ def stats_of(
         uptime_s,
         turns,
         cpu_s,
+        notices,
     )
 
 

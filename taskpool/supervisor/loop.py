@@ -27,7 +27,7 @@ from taskpool.model import Progress, TaskSpec
 from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk
-from taskpool.supervisor.server import Server
+from taskpool.supervisor.server import STARVED_S, Server
 from taskpool.wire.messages import Job, News
 from taskpool.wire.poller import Poller
 
@@ -164,6 +164,7 @@ class Loop:
         self._engine.committed(mark)
         self._desk.answer_readings()
         self._look_at_progress(turn.now)
+        self._server.listen_again()
         self._store.tidy()  # nobody waits for it: all that this turn had to say is said
 
     def _timeout(self) -> float | None:
@@ -176,6 +177,8 @@ class Loop:
         timer = self._scheduler.next_timer(now)
         if self._desk.waits_for_lock:
             timer = min(BUSY_RETRY_NS_MAX / NS, BUSY_RETRY_NS_MAX / NS if timer is None else timer)
+        if self._server.starved:
+            timer = min(timer, STARVED_S) if timer is not None else STARVED_S
         if self._progress_at:
             look = max(0.0, (self._progress_at - now.mono) / NS)
             return look if timer is None else min(timer, look)

@@ -184,6 +184,7 @@ class Supervisor:
             raise StoreLocked(
                 f"processes of the last owner live on and cannot be killed: {pids}", hint="end them, then start again"
             )
+        store.tell = self._warn
         return store
 
     def _recover(self) -> None:
@@ -268,6 +269,7 @@ class Supervisor:
             uptime_s=time.monotonic() - self._started,
             turns=self._loop.turns,
             cpu_s=time.process_time(),
+            notices=(*self._store.notices, *(self._node.prepared.notices if self._node.prepared else ())),
         )
 
     def stop(self, grace_s: float | None, *, why: str = "") -> None:

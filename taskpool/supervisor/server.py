@@ -6,9 +6,11 @@ supervisor belongs to, is the exception: it may be in one long C call while its 
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +25,8 @@ from taskpool.wire.poller import GONE, IN, OUT, Poller
 OUT_BYTES_MAX = 64 << 20  # unsent answers of one client: a frame may be large, a pile of them means it does not read
 CLIENTS_MAX = 256
 RESERVE_FDS = 16  # kept free of clients, for workers
+STARVED_S = 0.25  # between tries to serve clients when there is none for them
+_STARVED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Connection:
@@ -52,6 +56,8 @@ class Server:
         self._path: Path | None = None
         self._next = 1
         self.connections: dict[int, Connection] = {}
+        self.starved = False  # clients wait for a descriptor to be free: call listen_again after STARVED_S
+        self._again_at = 0.0  # monotonic seconds
 
     def listen(self, path: Path) -> None:
         """Listen on a Unix socket (0600, in a directory of ours, 0700). Only the holder of the store's lock calls this."""
@@ -124,12 +130,22 @@ class Server:
             connection.sock.close()
         self.connections.clear()
 
+    def listen_again(self) -> None:
+        """Try whether there is a descriptor for the clients that wait, if that was tried long enough ago."""
+        if self.starved and self._listener is not None and time.monotonic() >= self._again_at:
+            self.starved = False
+            self._poller.modify(self._listener.fileno(), IN)
+
     def _accept(self, events: int) -> None:
         assert self._listener is not None
         try:
             sock, _ = self._listener.accept()
-        except OSError:
-            return  # it left before it was served, or there is no descriptor to serve it with
+        except OSError as error:
+            if error.errno in _STARVED:
+                self._poller.modify(self._listener.fileno(), 0)  # it would be ready all the time
+                self.starved = True
+                self._again_at = time.monotonic() + STARVED_S
+            return  # else it left before it was served
         _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
         if uid not in (os.geteuid(), 0) or len(self.connections) >= CLIENTS_MAX or not _has_reserve():
             sock.close()
@@ -149,7 +165,13 @@ class Server:
         try:
             frames = connection.reader.read()
             requests = [request_decoder.decode(frame) for frame in frames]
-        except (FrameTooLong, msgspec.MsgspecError, RecursionError, OverflowError) as error:
+        except (
+            FrameTooLong,
+            msgspec.MsgspecError,
+            ValueError,
+            RecursionError,
+            OverflowError,
+        ) as error:  # ValueError: text that is none
             self.send(connection.number, Refused(0, "protocol", f"not a request of this protocol: {error}"))
             self.drop(connection)
             return

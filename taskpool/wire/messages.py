@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from taskpool.config import Settings
-from taskpool.model import Explanation, Filter, Progress, Queue, QueueState, Stats, Task, TaskError, TaskSpec
+from taskpool.model import Explanation, Filter, Progress, Queue, QueueState, Seconds, Stats, Task, TaskError, TaskSpec, Whole
 from taskpool.wire.effects import Effect
 
 PROTOCOL = 1
@@ -168,15 +168,15 @@ class Boot(msgspec.Struct, tag=True):
 class Hello(msgspec.Struct, array_like=True, tag="hello"):
     """First message of a client."""
 
-    protocol: int
-    pid: int
+    protocol: Whole
+    pid: Whole
     name: str = ""
 
 
 class Submit(msgspec.Struct, array_like=True, tag="submit", gc=False):
     """Store these tasks. watch: send their outcomes; resend: the uids may be stored already; fresh: forget the batch's items."""
 
-    seq: int
+    seq: Whole
     specs: list[TaskSpec]
     watch: bool = True
     resend: bool = False
@@ -186,41 +186,41 @@ class Submit(msgspec.Struct, array_like=True, tag="submit", gc=False):
 class Watch(msgspec.Struct, array_like=True, tag="watch"):
     """Send the outcomes of these tasks when they end (now, if they have)."""
 
-    seq: int
-    ids: list[int]
+    seq: Whole
+    ids: list[Whole]
 
 
 class Get(msgspec.Struct, array_like=True, tag="get"):
     """Read one task."""
 
-    seq: int
-    id: int
+    seq: Whole
+    id: Whole
 
 
 class List(msgspec.Struct, array_like=True, tag="list"):
     """Read tasks, newest first, with ids below `before`, the first `offset` of them passed over."""
 
-    seq: int
+    seq: Whole
     filter: Filter
-    limit: int = 100
-    before: int | None = None
-    offset: int = 0
+    limit: Whole = 100
+    before: Whole | None = None
+    offset: Whole = 0
 
 
 class Count(msgspec.Struct, array_like=True, tag="count"):
     """Count the tasks that match."""
 
-    seq: int
+    seq: Whole
     filter: Filter
 
 
 class Cancel(msgspec.Struct, array_like=True, tag="cancel"):
     """Cancel the tasks that match. grace_s None: the pool's; force: kill at once; dry_run: only count."""
 
-    seq: int
+    seq: Whole
     filter: Filter
     reason: str = ""
-    grace_s: float | None = None
+    grace_s: Seconds | None = None
     force: bool = False
     dry_run: bool = False
 
@@ -228,7 +228,7 @@ class Cancel(msgspec.Struct, array_like=True, tag="cancel"):
 class Retry(msgspec.Struct, array_like=True, tag="retry"):
     """Give the ended tasks that match a new round. force: succeeded ones too."""
 
-    seq: int
+    seq: Whole
     filter: Filter
     force: bool = False
     dry_run: bool = False
@@ -237,20 +237,20 @@ class Retry(msgspec.Struct, array_like=True, tag="retry"):
 class GetStats(msgspec.Struct, array_like=True, tag="stats"):
     """Read the pool's numbers."""
 
-    seq: int
+    seq: Whole
 
 
 class GetAttempts(msgspec.Struct, array_like=True, tag="attempts"):
     """Read the attempts of one task."""
 
-    seq: int
-    id: int
+    seq: Whole
+    id: Whole
 
 
 class RegisterQueue(msgspec.Struct, array_like=True, tag="register_queue"):
     """Store a queue's settings. replace: also over other ones."""
 
-    seq: int
+    seq: Whole
     queue: Queue
     replace: bool = False
 
@@ -258,7 +258,7 @@ class RegisterQueue(msgspec.Struct, array_like=True, tag="register_queue"):
 class PauseQueues(msgspec.Struct, array_like=True, tag="pause_queues"):
     """Pause these queues (none named: all there are), or let them go on."""
 
-    seq: int
+    seq: Whole
     names: list[str]
     paused: bool = True
 
@@ -266,41 +266,41 @@ class PauseQueues(msgspec.Struct, array_like=True, tag="pause_queues"):
 class GetQueues(msgspec.Struct, array_like=True, tag="queues"):
     """Read all queues."""
 
-    seq: int
+    seq: Whole
 
 
 class Explain(msgspec.Struct, array_like=True, tag="explain"):
     """Say why a task stands where it stands."""
 
-    seq: int
-    id: int
+    seq: Whole
+    id: Whole
 
 
 class Follow(msgspec.Struct, array_like=True, tag="follow"):
     """Send progress and output of these tasks as they come (all of this client's watched tasks if empty)."""
 
-    seq: int
-    ids: list[int]
+    seq: Whole
+    ids: list[Whole]
 
 
 class Stop(msgspec.Struct, array_like=True, tag="stop"):
     """End the pool. grace_s: how long running tasks may go on (None: until they end)."""
 
-    seq: int
-    grace_s: float | None = 0.0
+    seq: Whole
+    grace_s: Seconds | None = 0.0
 
 
 class GetHandlers(msgspec.Struct, array_like=True, tag="handlers"):
     """Read what is known of the handlers, or of the one that is meant by a name."""
 
-    seq: int
+    seq: Whole
     name: str | None = None
 
 
 class BindHandler(msgspec.Struct, array_like=True, tag="bind_handler"):
     """Let a handler run the tasks of a type in a queue too, until the pool ends."""
 
-    seq: int
+    seq: Whole
     queue: str
     task_type: str
     name: str
@@ -309,19 +309,19 @@ class BindHandler(msgspec.Struct, array_like=True, tag="bind_handler"):
 class GetReplies(msgspec.Struct, array_like=True, tag="replies"):
     """Read a mailbox, oldest first. wait: answer when there is something to answer; mailbox None: only tell which there are."""
 
-    seq: int
+    seq: Whole
     mailbox: str | None
-    after: int = 0
-    limit: int = 100
+    after: Whole = 0
+    limit: Whole = 100
     wait: bool = False
 
 
 class Acknowledge(msgspec.Struct, array_like=True, tag="acknowledge"):
     """Take replies out of a mailbox."""
 
-    seq: int
+    seq: Whole
     mailbox: str
-    seqs: list[int]
+    seqs: list[Whole]
 
 
 Request = (
