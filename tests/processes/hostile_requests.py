@@ -69,7 +69,7 @@ def _value(chance: random.Random, kind: Any) -> Any:
     if kind is bytes:
         return chance.choice(_BYTES)
     if origin in (list, tuple):
-        size = chance.choice([0, 1, 1, 2, 3, 20, 3000 if inside[0] in (int, str) else 30])
+        size = chance.choice([0, 1, 1, 2, 3, 20, 3000 if inside[0] is int else 30])
         return origin(_value(chance, inside[0]) for _ in range(size))
     if origin is dict:
         return {_value(chance, inside[0]): _value(chance, inside[1]) for _ in range(chance.randrange(3))}
