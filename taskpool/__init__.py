@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from taskpool.model import Controller as Controller
     from taskpool.model import Explanation as Explanation
     from taskpool.model import Filter as Filter
+    from taskpool.model import Occurrence as Occurrence
     from taskpool.model import Progress as Progress
     from taskpool.model import Queue as Queue
     from taskpool.model import QueueState as QueueState
     from taskpool.model import Reason as Reason
     from taskpool.model import RetryPolicy as RetryPolicy
+    from taskpool.model import Schedule as Schedule
     from taskpool.model import Stats as Stats
     from taskpool.model import Status as Status
     from taskpool.model import Task as Task
@@ -65,6 +67,7 @@ _PLACES = {
     "Filter": "taskpool.model",
     "Handler": "taskpool.protocols",
     "HandlerInfo": "taskpool.wire.messages",
+    "Occurrence": "taskpool.model",
     "Pool": "taskpool.doors.pool",
     "Progress": "taskpool.model",
     "Publisher": "taskpool.protocols",
@@ -74,6 +77,7 @@ _PLACES = {
     "Registry": "taskpool.core.registry",
     "Response": "taskpool.doors.mailbox",
     "RetryPolicy": "taskpool.model",
+    "Schedule": "taskpool.model",
     "Settings": "taskpool.config",
     "Stats": "taskpool.model",
     "Status": "taskpool.model",

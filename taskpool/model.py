@@ -14,6 +14,8 @@ import msgspec
 
 Params = Sequence[Any] | Mapping[str, Any]
 OnInterrupt = Literal["rerun", "hold", "fail"]
+Missed = Literal["last", "skip", "all"]
+Overlap = Literal["skip", "allow", "queue", "cancel_previous"]
 
 # What travels stays within these, so that a number from outside is never too large for the store, nor for a timer.
 SECONDS_MAX: Final = 1e11
@@ -143,6 +145,7 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     reply_to: str = ""  # the mailbox that gets its response when it ends
     cpus: Seconds | None = None  # processors it keeps busy; None: one
     memory: Whole | None = None  # bytes it may use, together with all processes that it starts
+    recurrence: str = ""  # the schedule that made the task
 
     @property
     def has_worker_to_itself(self) -> bool:
@@ -291,6 +294,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int = 0
     batch: str | None = None
     item: int | None = None
+    recurrence: str | None = None
 
     @property
     def label(self) -> str:
@@ -316,6 +320,72 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     def cancelled_at(self) -> int | None:
         """Return when it was cancelled (wall µs), None unless it was."""
         return self.finished_at if self.status is Status.CANCELLED else None
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A cron schedule: when to make which task. What it is called with is encoded like a task's payload.
+
+    missed: of the times that passed while nobody was there, fire the last, none (skip), or all of the last catch_up_s seconds
+    (which, if given, bounds "last" too); overlap: what a time means while a task of the schedule has not ended; jitter_s: fire up
+    to so much later, by a hash; deadline_s, expires_s: of each task, from its making; total: tasks made; err_count: those that
+    failed; next_at: the next planned time, None if there is none (or while paused).
+    """
+
+    name: str
+    spec: str
+    handler: str
+    tz: str = "UTC"
+    missed: Missed = "last"
+    catch_up_s: float | None = None
+    overlap: Overlap = "skip"
+    jitter_s: float = 0.0
+    codec: int = Codec.PICKLE
+    payload: bytes = b""
+    options: Options = Options()
+    queue: str = "default"
+    priority: int = 0
+    deadline_s: float | None = None
+    expires_s: float | None = None
+    created_at: int = 0
+    paused: bool = False
+    next_at: int | None = None
+    total: int = 0
+    err_count: int = 0
+
+    @property
+    def call(self) -> str:
+        """Return what it calls as people read it: handler(arguments)."""
+        return f"{self.handler}({self.options.label})"
+
+    @property
+    def sentence(self) -> str:
+        """Return when it comes due, as an English sentence."""
+        from taskpool.timetable import explain
+
+        return explain(self.spec) if self.spec.startswith("@every") else f"{explain(self.spec)} ({self.tz})"
+
+    def next_times(self, count: int, after: int) -> list[int]:
+        """Return the next planned times (wall µs) after an instant, without jitter."""
+        from taskpool.timetable import next_after
+
+        found: list[int] = []
+        while len(found) < count:
+            at = next_after(self.spec, self.tz, found[-1] if found else after, self.created_at)
+            if at is None:
+                break
+            found.append(at)
+        return found
+
+
+class Occurrence(msgspec.Struct, frozen=True):
+    """One planned time of a schedule. outcome: fired (task_id made it), queued (behind its forerunner) or skipped, and why."""
+
+    schedule: str
+    planned_at: int
+    outcome: str
+    reason: str = ""
+    task_id: int | None = None
+    at: int = 0
 
 
 class Filter(msgspec.Struct, frozen=True, omit_defaults=True):

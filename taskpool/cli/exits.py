@@ -28,7 +28,7 @@ MEANING = {
     Exit.OK: "all went well",
     Exit.FAILED: "at least one awaited task failed",
     Exit.USAGE: "the command line makes no sense",
-    Exit.NOT_FOUND: "no such task, handler or store",
+    Exit.NOT_FOUND: "no such task, schedule, handler or store",
     Exit.NO_SERVER: "no server could be reached",
     Exit.REFUSED: "refused: a newer or damaged file, a conflict, or it needs -y",
     Exit.CANCELLED: "the awaited task was cancelled",

@@ -36,6 +36,7 @@ VERBS = {
     "queues": "Show the queues: limits, what waits, what runs.",
     "pause": "Start nothing more of queues.",
     "resume": "Let paused queues go on.",
+    "cron": "List schedules; run, pause, resume them.",
     "help": "Say all about a verb.",
 }
 

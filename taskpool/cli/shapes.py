@@ -11,7 +11,7 @@ import msgspec
 
 from taskpool.cli.labels import label
 from taskpool.cli.quantity import US, rfc3339
-from taskpool.model import Attempt, Progress, QueueState, Stats, Task, TaskError
+from taskpool.model import Attempt, Progress, QueueState, Schedule, Stats, Task, TaskError
 
 
 class ErrorDoc(msgspec.Struct):
@@ -95,6 +95,7 @@ class TaskDoc(msgspec.Struct):
     batch: str | None
     item: int | None
     tags: tuple[str, ...]
+    recurrence: str | None = None
 
 
 class TasksDoc(msgspec.Struct):
@@ -276,6 +277,81 @@ class RunSummary(msgspec.Struct):
     schema: str = "taskpool.run.summary/1"
 
 
+class ScheduleDoc(msgspec.Struct):
+    """One cron schedule. sentence: its spec in words; call: handler(arguments); latest: outcomes of its last times."""
+
+    name: str
+    spec: str
+    tz: str
+    sentence: str
+    handler: str
+    call: str
+    queue: str
+    missed: str
+    catch_up_s: float | None
+    overlap: str
+    jitter_s: float
+    paused: bool
+    created_at: str | None
+    next_at: str | None
+    total: int
+    err_count: int
+    latest: list[str]
+
+
+class CronDoc(msgspec.Struct):
+    """The schedules, by name."""
+
+    items: list[ScheduleDoc]
+    schema: str = "taskpool.cron/1"
+
+
+class PlannedDoc(msgspec.Struct):
+    """One planned time of a schedule."""
+
+    name: str
+    at: str
+
+
+class CronNextDoc(msgspec.Struct):
+    """The next planned times, in order, without jitter."""
+
+    items: list[PlannedDoc]
+    schema: str = "taskpool.cron.next/1"
+
+
+class CronDoneDoc(msgspec.Struct):
+    """What was done to a schedule, one per line. task_id: of the task that a run made."""
+
+    action: str
+    name: str
+    task_id: int | None = None
+    schema: str = "taskpool.cron.done/1"
+
+
+def schedule_doc(schedule: Schedule, latest: list[str]) -> ScheduleDoc:
+    """Return a schedule for programs."""
+    return ScheduleDoc(
+        name=schedule.name,
+        spec=schedule.spec,
+        tz=schedule.tz,
+        sentence=schedule.sentence,
+        handler=schedule.handler,
+        call=schedule.call,
+        queue=schedule.queue,
+        missed=schedule.missed,
+        catch_up_s=schedule.catch_up_s,
+        overlap=schedule.overlap,
+        jitter_s=schedule.jitter_s,
+        paused=schedule.paused,
+        created_at=rfc3339(schedule.created_at or None),
+        next_at=rfc3339(schedule.next_at),
+        total=schedule.total,
+        err_count=schedule.err_count,
+        latest=latest,
+    )
+
+
 def error_doc(error: TaskError | None) -> ErrorDoc | None:
     """Return an error for programs; the pickled exception stays in the store."""
     if error is None:
@@ -354,6 +430,7 @@ def task_doc(task: Task, *, nested: bool = False) -> TaskDoc:
         batch=task.batch,
         item=task.item,
         tags=options.tags,
+        recurrence=task.recurrence,
         scheduled_at=rfc3339(task.scheduled_at),
         created_at=rfc3339(task.created_at),
         started_at=rfc3339(task.started_at),

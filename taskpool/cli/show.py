@@ -98,6 +98,7 @@ def _facts(task: Task) -> Iterator[tuple[str, str]]:
     counts = (("crashes", task.crashes), ("interruptions", task.interruptions), ("snoozes", task.snoozes), ("round", task.round))
     yield "attempts", f"{task.attempt}, {task.charged} of {of} charged" + "".join(f", {name} {n}" for name, n in counts if n)
     yield "progress", " ".join(filter(None, (progress_text(task), one_line(task.progress.text) if task.progress else "")))
+    yield "schedule", one_line(task.recurrence or "")
     yield "batch", "" if task.batch is None else one_line(f"{task.batch}[{task.item}]")
     yield "tags", one_line(", ".join(options.tags))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from taskpool.model import TaskError, TaskSpec
+from taskpool.model import Occurrence, Schedule, TaskError, TaskSpec
 from taskpool.wire.messages import Report
 
 
@@ -106,6 +106,36 @@ class Checkpoint(msgspec.Struct, gc=False):
 
 Save = Insert | Start | End | Move | Checkpoint
 
+
+class Keep(msgspec.Struct, gc=False):
+    """Store a schedule as it is, new or in place of the one of that name."""
+
+    schedule: Schedule
+
+
+class Forget(msgspec.Struct, gc=False):
+    """Delete a schedule and its occurrences; its tasks stay."""
+
+    name: str
+
+
+class Occur(msgspec.Struct, gc=False):
+    """Store an occurrence, the first of its planned time or the one that was queued. Stored with the Insert of its task only."""
+
+    occurrence: Occurrence
+
+
+class Advance(msgspec.Struct, gc=False):
+    """Store how far a schedule is. Refused together with the occurrences of a schedule one of whose tasks is refused."""
+
+    name: str
+    next_at: int | None
+    total: int
+    err_count: int
+
+
+Plan = Keep | Forget | Occur | Advance  # stored in the same transaction as the saves
+
 # ---- acts -----------------------------------------------------------------------------------------------------------
 
 
@@ -124,6 +154,24 @@ class Respond(msgspec.Struct, gc=False):
     seq: int
     ids: list[int]
     refused: list[int]
+
+
+class Agree(msgspec.Struct, gc=False):
+    """Tell the client what became of its request about a schedule. code: of an error, or ""; ids: the task that a run made."""
+
+    client: int
+    seq: int
+    ids: list[int]
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+
+
+class CancelLive(msgspec.Struct, gc=False):
+    """Deliver a CancelAsked for these tasks, with the rows that memory lacks."""
+
+    ids: list[int]
+    reason: str
 
 
 class TakeBack(msgspec.Struct, gc=False):
@@ -174,5 +222,5 @@ class Halted(msgspec.Struct, gc=False):
     reason: str = ""
 
 
-Act = Accept | Respond | TakeBack | Signal | Kill | Spawn | Refill | Halted
-Command = Save | Act
+Act = Accept | Respond | Agree | CancelLive | TakeBack | Signal | Kill | Spawn | Refill | Halted
+Command = Save | Plan | Act

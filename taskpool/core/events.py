@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from taskpool.model import Options, Queue, TaskError, TaskSpec
+from taskpool.model import Options, Queue, Schedule, TaskError, TaskSpec
 from taskpool.wire.messages import Checkpointed, Report
 
 
@@ -43,6 +43,31 @@ class QueueSet(msgspec.Struct, tag=True):
     """A queue's limits, or whether it is paused, are stored; paused: as it is now. Comes before all else after a start."""
 
     queue: Queue
+
+
+class ScheduleRow(msgspec.Struct):
+    """What the store knows of a schedule. live: its tasks that have not ended; queued: planned times that wait for them."""
+
+    schedule: Schedule
+    live: list[int]
+    queued: list[int]
+    last_at: int = 0  # the latest planned time that has its row
+
+
+class Scheduled(msgspec.Struct, tag=True):
+    """The schedules as a store that is opened has them; comes before what its last owner left running."""
+
+    rows: list[ScheduleRow]
+
+
+class CronAsked(msgspec.Struct, tag=True):
+    """Somebody does something to a schedule. verb: add, replace (with the schedule), cancel, pause, resume, run."""
+
+    client: int
+    seq: int
+    verb: str
+    name: str
+    schedule: Schedule | None = None
 
 
 class Opened(msgspec.Struct, tag=True):
@@ -180,6 +205,8 @@ class StopAsked(msgspec.Struct, tag=True):
 Event = (
     Opened
     | QueueSet
+    | Scheduled
+    | CronAsked
     | Recovered
     | Submitted
     | Reported

@@ -15,23 +15,27 @@ from taskpool.core import retry, settle
 from taskpool.core.admission import Room
 from taskpool.core.commands import (
     Accept,
+    Agree,
+    CancelLive,
     Checkpoint,
     Command,
     Halted,
     Insert,
     Kill,
+    Occur,
     Respond,
     Signal,
     Start,
     TakeBack,
 )
+from taskpool.core.cron import Cron, NextAfter, never
 from taskpool.core.events import TaskRow
 from taskpool.core.fleet import IDLE_NS, Fleet
 from taskpool.core.lifecycle import PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL
 from taskpool.core.line import LINE_MAX
 from taskpool.core.lines import Lines
 from taskpool.core.mailbox import DEPTH_MAX, Durations, Mailbox
-from taskpool.model import TaskError
+from taskpool.model import Options, TaskError, TaskSpec
 
 CANCEL_GRACE_S = 5.0
 
@@ -50,11 +54,12 @@ class Scheduler:
         size_max: int = 0,
         idle_ns: int = IDLE_NS,
         room: Room | None = None,
+        next_after: NextAfter = never,
     ) -> None:
         """depth_max 1 where tasks cannot be taken back; line_max: waiting rows of a queue held in memory.
 
         size_max: to so many workers the pool grows under load; idle_ns: until those that are not needed leave; room: what the
-        machine has for tasks that say what they need.
+        machine has for tasks that say what they need; next_after: of schedules.
         """
         self.depth_max = depth_max
         self.grace_s = grace_s
@@ -64,6 +69,7 @@ class Scheduler:
         self.fleet = Fleet(size, spares, size_max, idle_ns)
         self.workers = self.fleet.workers
         self.durations = Durations()
+        self.cron = Cron(next_after)
         self.next_id = 1
         self.finished = 0
         self.attempts = 0
@@ -112,11 +118,15 @@ class Scheduler:
             case ev.Recovered():
                 self._on_recovered(event, now)
             case ev.Dropped():
-                self._on_dropped(event)
+                self._on_dropped(event, now)
             case ev.Opened():
                 self._on_opened(event)
             case ev.QueueSet():
                 self.lines.set_rules(event.queue)
+            case ev.Scheduled():
+                self._out += self.cron.opened(event.rows)
+            case ev.CronAsked():
+                self._on_cron(event, now)
             case ev.StopAsked():
                 self._on_stop(event, now)
             case _:
@@ -135,6 +145,8 @@ class Scheduler:
         """Return the seconds until something becomes due by itself (0: now), or None."""
         waits: list[float] = []
         if not self.stopping and (due := self.lines.next_due()) is not None:
+            waits.append((due - now.wall) / US)
+        if not self.stopping and (due := self.cron.next_due()) is not None:
             waits.append((due - now.wall) / US)
         if (at := self.lines.next_deadline()) is not None:
             waits.append((at - now.wall) / US)
@@ -156,28 +168,29 @@ class Scheduler:
             self.lines.open(queue)
 
     def _on_submitted(self, event: ev.Submitted, now: Instant) -> None:
-        out, wall = self._out, now.wall
-        ids = []
-        for spec, options in zip(event.specs, event.options, strict=True):
-            task_id = self.next_id
-            self.next_id += 1
-            ids.append(task_id)
-            at = spec.scheduled_at
-            status = PENDING if at > wall else QUEUED
-            at = at or wall
-            row = TaskRow(task_id, spec.name, spec.queue, -spec.priority, status, 1, 0, 0, at, wall, options)
-            out.append(Insert(task_id, spec, status, at, wall))
-            self._wait(row)
-        out.append(Accept(event.client, event.seq, ids))
+        ids = [self._insert(spec, options, now.wall) for spec, options in zip(event.specs, event.options, strict=True)]
+        self._out.append(Accept(event.client, event.seq, ids))
+
+    def _insert(self, spec: TaskSpec, options: Options, wall: int) -> int:
+        task_id = self.next_id
+        self.next_id += 1
+        at = spec.scheduled_at
+        status = PENDING if at > wall else QUEUED
+        at = at or wall
+        row = TaskRow(task_id, spec.name, spec.queue, -spec.priority, status, 1, 0, 0, at, wall, options)
+        self._out.append(Insert(task_id, spec, status, at, wall))
+        self._wait(row)
+        return task_id
 
     def _wait(self, row: TaskRow) -> None:
         """Put a waiting task into its line, if it stands before the line's mark, and into the timers."""
         if not self.lines.put(row):
             self._forget(row)
 
-    def _on_dropped(self, event: ev.Dropped) -> None:
+    def _on_dropped(self, event: ev.Dropped, now: Instant) -> None:
         """Forget tasks whose rows say otherwise; what runs of them is stopped, and its report will match nothing."""
         for task_id in event.ids:
+            self.cron.dropped(task_id, now)
             row = self.tasks.pop(task_id, None)
             if row is not None and row.n:
                 box = self.workers.get(row.worker)
@@ -248,12 +261,17 @@ class Scheduler:
     def _after_end(self, row: TaskRow) -> None:
         """Keep what will run again, forget what ended."""
         if row.status in TERMINAL:
-            self.finished += 1
+            self._ended(row)
             self._forget(row)
         elif row.status == PENDING and self.stopping:
             self._forget(row)  # the next owner finds it in the store
         else:
             self._wait(row)
+
+    def _ended(self, row: TaskRow) -> None:
+        self.finished += 1
+        if row.options.recurrence:
+            self.cron.ended(row)
 
     def _on_recovered(self, event: ev.Recovered, now: Instant) -> None:
         row, report = event.row, event.report
@@ -267,7 +285,7 @@ class Scheduler:
             self._out.append(settle.returned(row, 0, now))
         # Its line is not read yet: the row comes back with the refill, in its place.
         if row.status in TERMINAL:
-            self.finished += 1
+            self._ended(row)
         elif row.status == QUEUED and row.queue not in self.lines.ready:
             self.lines.open(row.queue)  # nothing waited in it when the store was opened
 
@@ -293,7 +311,7 @@ class Scheduler:
         if row.status != RUNNING:
             error = TaskError("cancelled", event.reason or "cancelled before it started", False)
             self._out.append(settle.move(row, "cancelled", now, error=error, finish_reason="user"))
-            self.finished += 1
+            self._ended(row)
             self._forget(row)
             return
         if first:
@@ -313,6 +331,8 @@ class Scheduler:
             if row.status in TERMINAL and (row.status != SUCCEEDED or event.force):
                 self._out.append(settle.new_round(row, now))
                 self._wait(row)
+                if row.options.recurrence:
+                    self.cron.revived(row)
             elif row.status == RETRYING:  # "retry now"
                 self._hasten(row, now)
             elif row.status != PENDING:  # that waits for its time, or for the turn that begins its new round
@@ -321,6 +341,30 @@ class Scheduler:
             accepted.append(row.id)
         if event.client:
             self._out.append(Respond(event.client, event.seq, accepted, refused))
+
+    def _on_cron(self, event: ev.CronAsked, now: Instant) -> None:
+        """Answer for a schedule; a run by hand is a task at once."""
+        if event.verb == "run" and self.stopping:
+            self._out.append(Agree(event.client, event.seq, [], "pool_stopped", "the pool is stopping"))
+            return
+        commands, firing = self.cron.asked(event, now)
+        ids = []
+        if firing is not None:
+            ids.append(self._insert(firing.spec, firing.options, now.wall))
+            self._out.append(self.cron.fired(firing, ids[0], now))
+        for command in commands:
+            if isinstance(command, Agree):
+                command.ids = ids
+            self._out.append(command)
+
+    def _fire(self, now: Instant) -> None:
+        """Make the tasks of the schedules that are due, each with its occurrence."""
+        for command in self.cron.due(now):
+            if isinstance(command, (Occur, CancelLive)):
+                self._out.append(command)
+            else:
+                task_id = self._insert(command.spec, command.options, now.wall)
+                self._out.append(self.cron.fired(command, task_id, now))
 
     def _hasten(self, row: TaskRow, now: Instant) -> None:
         self._out.append(settle.move(row, QUEUED, now, scheduled_at=now.wall))
@@ -345,7 +389,9 @@ class Scheduler:
         if self.stopping:
             self._halt_when_idle(now)
             self._gone.clear()
+            self._out += self.cron.advances()
             return
+        self._fire(now)
         self._admit_due(now)
         self.fleet.activate()
         self._fill(now)
@@ -358,6 +404,7 @@ class Scheduler:
                 self._out.append(settle.move(row, QUEUED, now))
         self._due.clear()
         self._gone.clear()
+        self._out += self.cron.advances()
         self.lines.shed()
         self._out += self.lines.refills()
 
@@ -370,7 +417,7 @@ class Scheduler:
         if command is None:
             return False
         self._out.append(command)
-        self.finished += 1
+        self._ended(row)
         self._forget(row)
         return True
 

@@ -6,6 +6,7 @@ a client is made: a Pool does that while its supervisor is starting.
 
 from __future__ import annotations
 
+import builtins
 import os
 import socket
 import struct
@@ -21,13 +22,14 @@ from taskpool.doors.options import NOTHING_SAID
 from taskpool.doors.selection import FilterFields, Wanted, filter_of, meant
 from taskpool.doors.submitter import Submitter
 from taskpool.errors import NoServer, PoolStopped
-from taskpool.model import Attempt, Explanation, Queue, QueueState, Stats, Task
+from taskpool.model import Attempt, Explanation, Occurrence, Queue, QueueState, Schedule, Stats, Task
 from taskpool.wire import messages as wire
 from taskpool.wire.messages import News
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+    from taskpool.doors.cron import CronOptions
     from taskpool.doors.future import TaskFuture
     from taskpool.doors.link import Link
 
@@ -150,6 +152,19 @@ class Client(Answering):
         assert reply.stats is not None
         return reply.stats
 
+    def cron_jobs(self) -> builtins.list[Schedule]:
+        """Return the schedules, by name."""
+        return self._link.request(wire.GetSchedules).schedules or []
+
+    def get_cron(self, name: str) -> Schedule:
+        """Return a schedule as it stands, with its counts `total` and `err_count`. NotFound."""
+        (schedule,) = self._link.request(lambda seq: wire.GetSchedules(seq, name)).schedules or []
+        return schedule
+
+    def cron_history(self, name: str, limit: int = 100) -> builtins.list[Occurrence]:
+        """Return the latest occurrences of a schedule, the skipped too, latest first (at most 1,000). NotFound."""
+        return self._link.request(lambda seq: wire.GetSchedules(seq, name, limit)).occurrences or []
+
     def follow(self, callback: Callable[[News], object], ids: Iterable[int] = ()) -> Callable[[], None]:
         """Call back with progress and output of these tasks as they come (none named: all of this client's).
 
@@ -238,6 +253,64 @@ class Client(Answering):
             return Bulk([], [])
         reply = self._link.request(lambda seq: wire.Retry(seq, matching, force, dry_run))
         return Bulk(reply.ids or [], reply.refused or [])
+
+    # ---- schedules ----------------------------------------------------------------------------------------------------
+
+    def add_cron(
+        self,
+        spec: str,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        name: str | None = None,
+        replace: bool = False,
+        **options: Unpack[CronOptions],
+    ) -> Schedule:
+        """Call fn(*args) as a task whenever `spec` comes due while the pool is served; durable when this returns.
+
+        spec: `minute hour day month weekday`, a second before them if wanted, `@daily` and its like, or `@every 90s`; name: unique
+        (made up when absent); the same again is the same schedule, another under that name is AlreadyExists unless `replace`;
+        options: see CronOptions. Raises InvalidTask, naming the field, zone or option, and what `submit` raises.
+        """
+        from taskpool.doors.cron import schedule_of
+
+        schedule = schedule_of(self._plan(fn), spec, args, name, options)
+        self._link.request(lambda seq: wire.AddSchedule(seq, schedule, replace))
+        return self.get_cron(schedule.name)
+
+    def cron(
+        self, spec: str, /, *args: Any, name: str | None = None, **options: Unpack[CronOptions]
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Return a decorator that schedules a function as `add_cron` does, and leaves it as it is.
+
+        name: the function's unless told. What the code says now counts: it replaces what it said under that name before.
+        """
+
+        def decorate(fn: Callable[P, R]) -> Callable[P, R]:
+            self.add_cron(spec, fn, *args, name=name or self._plan(fn).name, replace=True, **options)
+            return fn
+
+        return decorate
+
+    def cancel_cron(self, name: str) -> None:
+        """Delete a schedule and its occurrences; its tasks stay. NotFound."""
+        self._change_cron("cancel", name)
+
+    def pause_cron(self, name: str) -> None:
+        """Let a schedule rest: times that come meanwhile do not happen. NotFound."""
+        self._change_cron("pause", name)
+
+    def resume_cron(self, name: str) -> None:
+        """Let a schedule go on, with the next of its times. NotFound."""
+        self._change_cron("resume", name)
+
+    def run_cron(self, name: str) -> TaskFuture[Any]:
+        """Make a task of a schedule now, beside its times, also while it is paused; return its future. NotFound."""
+        (task_id,) = self._change_cron("run", name)
+        return self._link.watch(task_id)
+
+    def _change_cron(self, verb: str, name: str) -> builtins.list[int]:
+        return self._link.request(lambda seq: wire.ChangeSchedule(seq, verb, name)).ids or []
 
     def stop(self, grace: float | None = 0.0) -> None:
         """End the pool that this is connected to. grace: seconds that running tasks may go on (None: until they end).

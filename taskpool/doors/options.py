@@ -106,6 +106,16 @@ class Said:
             return self
         return _merged(below._values, self._values)
 
+    @property
+    def options(self) -> Options:
+        """Return what does not depend on the moment of the submit."""
+        return self._options
+
+    @property
+    def moments(self) -> dict[str, datetime | timedelta]:
+        """Return what does: deadline, expires, delay and at, as far as they were said."""
+        return self._moments
+
     def packed(self) -> tuple[bytes, int]:
         """Return (packed Options, scheduled_at in wall µs or 0 for now) for a task that is submitted now."""
         if self.fixed is not None:
@@ -231,7 +241,7 @@ def _attempts(name: str, value: Any) -> int | None:
     return max(1, value)
 
 
-def _seconds(value: Any) -> float | None:
+def seconds_of(value: Any) -> float | None:
     """Return a duration in seconds, None for what is no duration."""
     if isinstance(value, timedelta):
         return value.total_seconds()
@@ -243,14 +253,14 @@ def _seconds(value: Any) -> float | None:
 def _positive(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    seconds = _seconds(value)
+    seconds = seconds_of(value)
     if seconds is None or not 0 < seconds <= DURATION_S_MAX:
         raise InvalidTask(f"{name} must be a number of seconds (or a timedelta) above 0: {value!r:.120}")
     return seconds
 
 
 def _delay(name: str, value: Any) -> timedelta | None:
-    seconds = _seconds(value)
+    seconds = seconds_of(value)
     if seconds is None or not 0 <= seconds <= DURATION_S_MAX:
         raise InvalidTask(f"{name} must be a number of seconds (or a timedelta), not negative: {value!r:.120}")
     return timedelta(seconds=seconds) if seconds else None
@@ -261,7 +271,7 @@ def _moment(name: str, value: Any) -> datetime | timedelta | None:
         return None
     if isinstance(value, datetime):
         return _zoned(name, value)
-    seconds = _seconds(value)
+    seconds = seconds_of(value)
     if seconds is None or not 0 < seconds <= DURATION_S_MAX:
         raise InvalidTask(f"{name} must be a datetime, or seconds (or a timedelta) from now, above 0: {value!r:.120}")
     return timedelta(seconds=seconds)

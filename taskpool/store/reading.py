@@ -14,12 +14,12 @@ from typing import Any, Final
 import msgspec
 
 from taskpool.core import waiting
-from taskpool.core.events import TaskRow
+from taskpool.core.events import ScheduleRow, TaskRow
 from taskpool.core.lifecycle import MOVES
 from taskpool.core.queues import has_rules
 from taskpool.core.retry import max_attempts
 from taskpool.errors import InvalidTask, NotFound
-from taskpool.model import Attempt, Codec, Explanation, Filter, Queue, QueueState, Task
+from taskpool.model import Attempt, Codec, Explanation, Filter, Occurrence, Queue, QueueState, Schedule, Task
 from taskpool.store import records
 from taskpool.store.conditions import in_our_words
 from taskpool.store.connection import connect_reader, pragmas
@@ -226,6 +226,39 @@ class Reading:
         running = self._running_by_queue().get(task.queue, 0)
         place = waiting.Place(queue, running, tuple(task_id for (task_id,) in holders), ahead[0][0])
         return waiting.explain(task, place, now_wall)
+
+    # ---- schedules --------------------------------------------------------------------------------------------------
+
+    def schedules(self, name: str | None = None) -> list[Schedule]:
+        """Return the cron schedules by name, or the one of that name (NotFound)."""
+        sql = f"SELECT {records.SCHEDULE} FROM schedule"
+        if name is None:
+            return [records.schedule(row) for row in self._read(f"{sql} ORDER BY name")]
+        for row in self._read(f"{sql} WHERE name = ?", (name,)):
+            return [records.schedule(row)]
+        raise NotFound(f"there is no schedule {name!r} in {self.path}")
+
+    def occurrences(self, name: str, limit: int = 100) -> list[Occurrence]:
+        """Return the latest occurrences of a schedule, latest first."""
+        sql = f"SELECT {records.OCCURRENCE} FROM occurrence WHERE schedule = ? ORDER BY planned_at DESC LIMIT ?"
+        return [records.occurrence(row) for row in self._read(sql, (name, limit))]
+
+    def schedule_rows(self) -> list[ScheduleRow]:
+        """Return what the scheduler needs of each schedule when the store is opened."""
+        found = {
+            schedule.name: ScheduleRow(schedule, [], [], last)
+            for schedule in self.schedules()
+            for ((last,),) in [
+                self._read("SELECT COALESCE(MAX(planned_at), 0) FROM occurrence WHERE schedule = ?", (schedule.name,))
+            ]
+        }
+        if found:
+            of_live = f"SELECT schedule, task_id FROM task CROSS JOIN occurrence ON task_id = task.id WHERE {LIVE}"
+            for name, task_id in self._read(of_live):
+                found[name].live.append(task_id)
+            for name, planned in self._read("SELECT schedule, planned_at FROM occurrence WHERE outcome = 'queued'"):
+                found[name].queued.append(planned)
+        return list(found.values())
 
     # ---- what the scheduler asks for --------------------------------------------------------------------------------
 

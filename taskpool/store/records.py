@@ -12,7 +12,20 @@ from taskpool.core.commands import Extras
 from taskpool.core.events import TaskRow
 from taskpool.core.retry import max_attempts
 from taskpool.errors import BatchConflict
-from taskpool.model import Attempt, Codec, Options, Progress, Queue, QueueState, Status, Task, TaskError, TaskSpec
+from taskpool.model import (
+    Attempt,
+    Codec,
+    Occurrence,
+    Options,
+    Progress,
+    Queue,
+    QueueState,
+    Schedule,
+    Status,
+    Task,
+    TaskError,
+    TaskSpec,
+)
 from taskpool.wire.messages import Outcome
 
 
@@ -163,6 +176,7 @@ def task(row: Any) -> Task:
         epoch=row[14] or 0,
         batch=row[15],
         item=row[16],
+        recurrence=opts.recurrence or None,
     )
 
 
@@ -207,6 +221,22 @@ def attempt(row: Any) -> Attempt:
         stack=detail.stack,
         output=detail.output,
     )
+
+
+SCHEDULE: Final = "definition, paused, next_at, total, err_count"
+OCCURRENCE: Final = "schedule, planned_at, outcome, reason, task_id, at"
+_decode_schedule: Callable[[bytes], Schedule] = msgspec.msgpack.Decoder(Schedule).decode
+
+
+def schedule(row: Any) -> Schedule:
+    """Return a schedule from a row of SCHEDULE."""
+    kept = _decode_schedule(row[0])
+    return msgspec.structs.replace(kept, paused=bool(row[1]), next_at=row[2], total=row[3], err_count=row[4])
+
+
+def occurrence(row: Any) -> Occurrence:
+    """Return an occurrence from a row of OCCURRENCE."""
+    return Occurrence(*row)
 
 
 OUTCOME: Final = "task.id, status, attempt, result_codec, result, error, finished_at"

@@ -11,6 +11,7 @@ every UPDATE of ours asserts the status and version that it moves from.
     tally       tasks per (queue, status)   progress    the last progress of a task
     queue       one row per queue that was registered (config) or paused
     reply       one row per response that nobody has acknowledged; its numbers are never given twice
+    schedule    one row per cron schedule   occurrence  one row per planned time of one, also of the skipped
     meta        one row: mark, epoch, turns committed, whether the last owner closed the file, its boot and durability
 """
 
@@ -100,6 +101,27 @@ CREATE TABLE progress(
     text TEXT NOT NULL,
     at INTEGER NOT NULL
 );
+CREATE TABLE schedule(
+    name TEXT PRIMARY KEY,
+    spec TEXT NOT NULL,
+    tz TEXT NOT NULL,
+    paused INTEGER NOT NULL,
+    next_at INTEGER,
+    total INTEGER NOT NULL,
+    err_count INTEGER NOT NULL,
+    definition BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE occurrence(
+    schedule TEXT NOT NULL,
+    planned_at INTEGER NOT NULL,
+    outcome TEXT NOT NULL CHECK(outcome = 'fired' OR outcome = 'skipped' OR outcome = 'queued'),
+    reason TEXT NOT NULL,
+    task_id INTEGER CHECK((task_id IS NOT NULL) = (outcome = 'fired')),
+    at INTEGER NOT NULL,
+    PRIMARY KEY(schedule, planned_at)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX occurrence_task ON occurrence(task_id) WHERE task_id IS NOT NULL;
+CREATE INDEX occurrence_queued ON occurrence(schedule) WHERE outcome = 'queued';
 CREATE TABLE meta(
     id INTEGER PRIMARY KEY CHECK(id = 1),
     mark TEXT NOT NULL,

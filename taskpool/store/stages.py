@@ -81,6 +81,21 @@ REPLY: Final = (  # after the statement that ends the task, of which it is a cop
     "INSERT INTO reply(mailbox, task_id, name, status, attempts, codec, completed_at, error, result) "
     "SELECT ?, id, name, status, attempt, COALESCE(result_codec, 1), finished_at, error, result FROM task WHERE id = ?"
 )
+# Schedules. An occurrence that was queued becomes one that fired, or none; any other must be the first of its planned time.
+KEEP: Final = (
+    "INSERT INTO schedule(name, spec, tz, paused, next_at, total, err_count, definition) VALUES(?, ?, ?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT(name) DO UPDATE SET spec = excluded.spec, tz = excluded.tz, paused = excluded.paused, "
+    "next_at = excluded.next_at, total = excluded.total, err_count = excluded.err_count, definition = excluded.definition"
+)
+OCCUR: Final = (
+    "INSERT INTO occurrence(schedule, planned_at, outcome, reason, task_id, at) VALUES(?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT(schedule, planned_at) DO UPDATE SET outcome = excluded.outcome, reason = excluded.reason, "
+    "task_id = excluded.task_id, at = excluded.at WHERE occurrence.outcome = 'queued'"
+)
+ADVANCE: Final = "UPDATE schedule SET next_at = ?, total = ?, err_count = ? WHERE name = ?"
+FORGET_OCCURRENCES: Final = "DELETE FROM occurrence WHERE schedule = ?"
+FORGET_SCHEDULE: Final = "DELETE FROM schedule WHERE name = ?"
+
 INSERTS: Final = (INSERT_WAITING, INSERT_RUNNING, INSERT_MOVED, PAYLOAD, ATTEMPT)
 OTHERS: Final = (CHECKPOINT, MARK, PROGRESS, FORGET, REPLY)
 

@@ -17,7 +17,7 @@ import msgspec
 from taskpool import faults
 from taskpool.clock import Clock, SystemClock
 from taskpool.core import queues
-from taskpool.core.commands import Save
+from taskpool.core.commands import Plan, Save
 from taskpool.core.effects import NONE, Key
 from taskpool.errors import BatchConflict, InvalidTask, QueueNotRegistered, TaskpoolError
 from taskpool.model import Progress, Queue, TaskError, encode
@@ -29,6 +29,7 @@ from taskpool.store.ledger import Ledger
 from taskpool.store.lock import OwnerLock
 from taskpool.store.opening import Found, boot_id, inspect
 from taskpool.store.places import Places
+from taskpool.store.plans import refused_with, unrefused
 from taskpool.store.reading import LIVE, Reading
 from taskpool.store.writing import Writer
 from taskpool.wire.messages import Report
@@ -222,16 +223,18 @@ class Store(Reading):
         *,
         together: Sequence[Collection[int]] = (),
         effects: Mapping[Key, Report] = NONE,
+        plans: Sequence[Plan] = (),
     ) -> list[int]:
         """Store a turn in one transaction and return the ids that were refused (normally none), whose rows stay as they were.
 
         together: new tasks that are stored all or none, such as those of one submit; effects: the reports of the successes among
-        the saves that have any, each of which is applied if that success is stored.
+        the saves that have any, each of which is applied if that success is stored; plans: what became of schedules: where a task
+        of a schedule is refused, so is all that the turn says of its times.
 
         Raises StoreBusy, StoreFull (nothing changed: call again), StaleEpoch (end this process), StoreIOError (likewise; what was
         written may or may not be there) and IllegalTransition (a bug: nothing was written). Each save carries its own time.
         """
-        if not saves:
+        if not saves and not plans:
             self._rollback()
             return []
         grouped = self._writer.group(saves)
@@ -245,13 +248,17 @@ class Store(Reading):
                     self._writer.write(stage)
             except (Refused, sqlite3.IntegrityError):
                 self._begin_anew()
-                refused = self._replay(saves, together, effects)
+                refused = self._replay(saves, together, effects, plans)
+            if plans:
+                self._writer.write_plans(unrefused(plans, refused) if refused else plans)
             faults.point("commit.inside")
         if self._has_written(OVERDUE):
             self.tidy()
         return refused
 
-    def _replay(self, saves: Sequence[Save], together: Sequence[Collection[int]], effects: Mapping[Key, Report]) -> list[int]:
+    def _replay(
+        self, saves: Sequence[Save], together: Sequence[Collection[int]], effects: Mapping[Key, Report], plans: Sequence[Plan]
+    ) -> list[int]:
         """Write a turn row by row, again until no tasks that belong together are stored in part."""
 
         def apply(key: Key) -> None:
@@ -262,6 +269,7 @@ class Store(Reading):
         while True:
             refused.update(self._writer.replay(saves, refused, apply))
             more = {task_id for group in together if not refused.isdisjoint(group) for task_id in group}
+            more |= refused_with(plans, refused)
             if more <= refused:
                 return sorted(refused)
             refused |= more

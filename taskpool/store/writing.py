@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, Final
 
-from taskpool.core.commands import End, Save
+from taskpool.core.commands import Advance, End, Forget, Keep, Occur, Plan, Save
 from taskpool.core.effects import Key
+from taskpool.errors import InternalError
+from taskpool.model import encode
 from taskpool.store import stages
 from taskpool.store.conditions import Refused
 from taskpool.store.stages import Grouping, Stage
@@ -55,6 +57,25 @@ class Writer:
                 self._db.executemany(statement, rows)
                 self.rows += len(rows)
         self._count(stage)
+
+    def write_plans(self, plans: Sequence[Plan]) -> None:
+        """Write what became of schedules, in order."""
+        execute = self._db.execute
+        for plan in plans:
+            match plan:
+                case Occur(occurrence=one):
+                    row = (one.schedule, one.planned_at, one.outcome, one.reason, one.task_id, one.at)
+                    if execute(stages.OCCUR, row).rowcount != 1:
+                        raise InternalError(f"schedule {one.schedule} occurs a second time at {one.planned_at}")
+                case Advance():
+                    execute(stages.ADVANCE, (plan.next_at, plan.total, plan.err_count, plan.name))
+                case Keep(schedule=kept):
+                    counts = (kept.paused, kept.next_at, kept.total, kept.err_count)
+                    execute(stages.KEEP, (kept.name, kept.spec, kept.tz, *counts, encode(kept)))
+                case Forget(name=name):
+                    execute(stages.FORGET_OCCURRENCES, (name,))
+                    execute(stages.FORGET_SCHEDULE, (name,))
+        self.rows += len(plans)
 
     def replay(
         self, saves: Sequence[Save], banned: Iterable[int] = (), apply: Callable[[Key], None] = lambda key: None

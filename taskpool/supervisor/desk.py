@@ -16,7 +16,7 @@ import msgspec
 from taskpool import faults
 from taskpool.core import events as ev
 from taskpool.core import queues
-from taskpool.core.commands import Accept, End, Move, Respond
+from taskpool.core.commands import Accept, Agree, CancelLive, End, Move, Respond
 from taskpool.core.directory import Directory, route
 from taskpool.core.lifecycle import QUEUED, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.scheduler import Scheduler
@@ -26,6 +26,7 @@ from taskpool.model import Codec, Explanation, Filter, Options, Queue, Stats, Ta
 from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.store import Store
 from taskpool.supervisor.server import Connection, Server, refusal
+from taskpool.timetable import check
 from taskpool.wire import messages as wire
 from taskpool.wire.limits import PAYLOAD_BYTES_MAX
 from taskpool.wire.messages import Outcome, Refused, Reply, Settled
@@ -40,9 +41,9 @@ HELD_BYTES_MAX = 64 << 20  # … and so are further tasks
 _JSON = int(Codec.JSON)
 HELD_TASK_BYTES = 500  # of a task in memory, beside its payload
 
-Held = wire.Submit | wire.Cancel | wire.Retry | wire.RegisterQueue | wire.PauseQueues | wire.Acknowledge  # what waits meanwhile
-
 Written = wire.RegisterQueue | wire.PauseQueues | wire.Acknowledge  # what is stored at once, beside the turns
+Held = wire.Submit | wire.Cancel | wire.Retry | wire.AddSchedule | wire.ChangeSchedule | Written  # what waits meanwhile
+SCHEDULE_VERBS = ("cancel", "pause", "resume", "run")
 
 
 class Desk:
@@ -96,6 +97,14 @@ class Desk:
                     connection.follows = set(request.ids)
                     self.follow_asked = True
                     self.server.send(client, Reply(request.seq))
+                case wire.AddSchedule():
+                    self._add_schedule(client, request)
+                case wire.ChangeSchedule(seq=seq, verb=verb, name=name):
+                    if verb not in SCHEDULE_VERBS:
+                        raise InvalidTask(f"nobody knows how to {verb} a schedule")
+                    self.events.append(ev.CronAsked(client, seq, verb, name))
+                case wire.GetSchedules():
+                    self._readings.append((client, request))
                 case wire.Stop():
                     self.on_stop(request.grace_s)
                     self.server.send(client, Reply(request.seq))
@@ -144,6 +153,15 @@ class Desk:
         self._held.append((connection, request))
 
     # ---- requests, one by one ---------------------------------------------------------------------------------------
+    def _add_schedule(self, client: int, request: wire.AddSchedule) -> None:
+        if self.refusal is not None:
+            self.server.send(client, Refused(request.seq, self.refusal.code, self.refusal.message, self.refusal.hint))
+            return
+        schedule = request.schedule
+        check(schedule.spec, schedule.tz, time.time_ns() // 1000)
+        schedule = msgspec.structs.replace(schedule, options=msgspec.structs.replace(schedule.options, recurrence=schedule.name))
+        verb = "replace" if request.replace else "add"
+        self.events.append(ev.CronAsked(client, request.seq, verb, schedule.name, schedule))
 
     def take_events(self) -> list[ev.Event]:
         """Return what has come since the last call."""
@@ -355,6 +373,21 @@ class Desk:
         """Tell a client what its cancel or retry did."""
         self.server.send(command.client, Reply(command.seq, ids=command.ids, refused=command.refused))
 
+    def agree(self, command: Agree, refused: Set[int]) -> None:
+        """Tell a client what became of its request about a schedule."""
+        if command.code:
+            answer: wire.Answer = Refused(command.seq, command.code, command.message, command.hint)
+        elif any(task_id in refused for task_id in command.ids):
+            answer = Refused(command.seq, "error", "there is no room for the task")
+        else:
+            answer = Reply(command.seq, ids=command.ids)
+        self.server.send(command.client, answer)
+
+    def cancel_live(self, command: CancelLive) -> ev.CancelAsked:
+        """Return the event that cancels what a schedule made before, with the rows that memory lacks."""
+        absent = [task_id for task_id in command.ids if not self._scheduler.knows(task_id)]
+        return ev.CancelAsked(0, 0, command.ids, self._store.rows(absent), command.reason)
+
     def settle(self, ended: list[End | Move]) -> None:
         """Tell all who wait that these tasks ended: one message a client."""
         news: dict[int, list[Outcome]] = {}
@@ -419,6 +452,10 @@ class Desk:
                     self._listeners.setdefault(mailbox, {})[client] = request
                     return None
                 return Reply(seq, replies=replies)
+            case wire.GetSchedules(seq=seq, name=name, occurrences=count):
+                schedules = store.schedules(name)
+                latest = store.occurrences(name, min(count, PAGE_MAX)) if name is not None and count > 0 else []
+                return Reply(seq, schedules=schedules, occurrences=latest)
             case wire.GetStats(seq=seq):
                 return Reply(seq, stats=self._stats())
         return None

@@ -25,6 +25,7 @@ from taskpool.engines.engine import Engine, Limits
 from taskpool.errors import StoreError
 from taskpool.model import Progress, TaskSpec
 from taskpool.store.conditions import StoreBusy, StoreFull
+from taskpool.store.plans import unrefused
 from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk
 from taskpool.supervisor.server import STARVED_S, Server
@@ -51,7 +52,7 @@ class Turn:
     events: what it is to decide, while it has not; effects: what its successes do to users' tables.
     """
 
-    __slots__ = ("acts", "effects", "ended", "events", "mark", "now", "refused", "saves", "starts", "why")
+    __slots__ = ("acts", "effects", "ended", "events", "mark", "now", "plans", "refused", "saves", "starts", "why")
 
     def __init__(self, events: list[ev.Event], now: Instant, mark: int) -> None:
         self.events: list[ev.Event] | None = events
@@ -59,6 +60,7 @@ class Turn:
         self.mark = mark
         self.effects = effects.NONE
         self.saves: list[cmd.Save] = []
+        self.plans: list[cmd.Plan] = []
         self.starts: list[cmd.Start] = []
         self.ended: list[cmd.End | cmd.Move] = []
         self.acts: list[cmd.Act] = []
@@ -242,6 +244,8 @@ class Loop:
                 saves.append(command)  # type: ignore[arg-type]
             elif kind is cmd.Kill:
                 self._engine.kill(command.worker, command.n, command.why)  # type: ignore[union-attr]  # kills wait for nothing
+            elif isinstance(command, cmd.Plan):
+                turn.plans.append(command)
             else:
                 acts.append(command)  # type: ignore[arg-type]
 
@@ -273,10 +277,12 @@ class Loop:
 
     def _is_stored(self, turn: Turn) -> bool:
         """Store a turn and return whether that could be done now; if not, it is stuck."""
-        while turn.saves:
+        while turn.saves or turn.plans:
             try:
                 together = [act.ids for act in turn.acts if isinstance(act, cmd.Accept)]
-                turn.refused.update(self._store.commit(turn.saves, turn.now.wall, together=together, effects=turn.effects))
+                turn.refused.update(
+                    self._store.commit(turn.saves, turn.now.wall, together=together, effects=turn.effects, plans=turn.plans)
+                )
                 break
             except StoreBusy as error:
                 self._stick(turn, error)
@@ -294,6 +300,7 @@ class Loop:
         turn.why = error
         turn.refused |= new
         turn.saves = [save for save in turn.saves if save.id not in new]
+        turn.plans = unrefused(turn.plans, turn.refused)
         for act in list(turn.acts):
             if isinstance(act, cmd.Accept) and not new.isdisjoint(act.ids):
                 self._desk.accept(act, new, error)
@@ -327,7 +334,6 @@ class Loop:
         return True
 
     # ---- what follows -----------------------------------------------------------------------------------------------
-
     def _send(self, starts: list[cmd.Start]) -> None:
         """Send what was started, one batch a worker."""
         tasks, specs = self._scheduler.tasks, self._specs
@@ -364,6 +370,10 @@ class Loop:
                 self._desk.accept(command, turn.refused, turn.why)
             case cmd.Respond():
                 self._desk.respond(command)
+            case cmd.Agree():
+                self._desk.agree(command, turn.refused)
+            case cmd.CancelLive():
+                self._events.append(self._desk.cancel_live(command))
             case cmd.Spawn():
                 self._engine.spawn(command.worker)
             case cmd.TakeBack():

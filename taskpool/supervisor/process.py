@@ -36,6 +36,7 @@ from taskpool.supervisor.desk import Desk, stats_of
 from taskpool.supervisor.loop import GIVE_UP_S, Loop
 from taskpool.supervisor.server import Connection, Server, refusal
 from taskpool.supervisor.start import new_mark
+from taskpool.timetable import next_after
 from taskpool.wire import messages as wire
 from taskpool.wire.frames import FrameWriter
 from taskpool.wire.poller import Poller
@@ -151,6 +152,7 @@ class Supervisor:
             size_max=settings.workers_max,
             idle_ns=round(settings.worker_idle_s * NS),
             room=Room(max(settings.workers, settings.workers_max, config.usable_cpus()), usable_memory()),
+            next_after=self._next_after,
         )
         desk = self._desk = Desk(store, scheduler, self.stats)
         self._server = desk.server = Server(self._poller, desk.on_request, self._on_gone)
@@ -192,6 +194,7 @@ class Supervisor:
         store = self._store
         running = {row.id: row for row in store.running()}
         events: list[ev.Event] = []
+        schedules = store.schedule_rows()
         pages = recovery.recover(store.places.run, store.epoch)
         begun: set[tuple[int, int]] = set()
         saved: dict[int, cmd.Checkpoint] = {}
@@ -218,10 +221,18 @@ class Supervisor:
         rules = store.queue_rules()
         self._desk.know_queues(rules)
         opened = ev.Opened(store.next_id(), store.queues_waiting())
-        for event in [*map(ev.QueueSet, rules), *events, opened]:
+        for event in [*map(ev.QueueSet, rules), ev.Scheduled(schedules), *events, opened]:
             self._loop.deliver(event)
         self._loop.run_until_stored(OPEN_WAIT_S)
         recovery.forget(pages)
+
+    def _next_after(self, spec: str, tz: str, after: int, anchor: int) -> int | None:
+        """The calendar. What this machine cannot read any more, such as a zone that it does not have, never comes."""
+        try:
+            return next_after(spec, tz, after, anchor)
+        except TaskpoolError as error:
+            self._log(f"a schedule stands still until it is resumed: {error}")
+            return None
 
     def _run(self) -> int:
         gc.collect()

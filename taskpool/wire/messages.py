@@ -11,7 +11,9 @@ from typing import Any
 import msgspec
 
 from taskpool.config import Settings
-from taskpool.model import Explanation, Filter, Progress, Queue, QueueState, Seconds, Stats, Task, TaskError, TaskSpec, Whole
+from taskpool.model import (
+    Explanation, Filter, Occurrence, Progress, Queue, QueueState, Schedule, Seconds, Stats, Task, TaskError, TaskSpec, Whole,
+)
 from taskpool.wire.effects import Effect
 
 PROTOCOL = 1
@@ -324,6 +326,30 @@ class Acknowledge(msgspec.Struct, array_like=True, tag="acknowledge"):
     seqs: list[Whole]
 
 
+class AddSchedule(msgspec.Struct, array_like=True, tag="add_schedule"):
+    """Store a schedule. replace: also in place of another one of that name."""
+
+    seq: int
+    schedule: Schedule
+    replace: bool = False
+
+
+class ChangeSchedule(msgspec.Struct, array_like=True, tag="change_schedule"):
+    """Do something to a schedule. verb: cancel, pause, resume, run."""
+
+    seq: int
+    verb: str
+    name: str
+
+
+class GetSchedules(msgspec.Struct, array_like=True, tag="schedules"):
+    """Read the schedules, or the one of that name with its latest occurrences."""
+
+    seq: int
+    name: str | None = None
+    occurrences: int = 0
+
+
 Request = (
     Hello
     | Submit
@@ -345,6 +371,9 @@ Request = (
     | BindHandler
     | GetReplies
     | Acknowledge
+    | AddSchedule
+    | ChangeSchedule
+    | GetSchedules
 )
 
 # ---- supervisor → client --------------------------------------------------------------------------------------------
@@ -417,6 +446,8 @@ class Reply(msgspec.Struct, array_like=True, tag="reply"):
     handlers: list[tuple[str, HandlerInfo]] | None = None
     replies: list[Replied] | None = None
     mailboxes: dict[str, int] | None = None
+    schedules: list[Schedule] | None = None
+    occurrences: list[Occurrence] | None = None
 
 
 class Refused(msgspec.Struct, array_like=True, tag="refused"):

@@ -13,6 +13,7 @@ from taskpool.core import commands as cmd
 from taskpool.core import effects, retry, settle
 from taskpool.core import events as ev
 from taskpool.core.admission import Room
+from taskpool.core.cron import Cron
 from taskpool.core.fleet import Fleet
 from taskpool.core.line import Key, Line
 from taskpool.core.lines import Lines
@@ -85,7 +86,7 @@ def what_a_dead_worker_had_not_begun_is_lost(patch: pytest.MonkeyPatch) -> None:
 
 @fault
 def what_the_store_refused_is_kept(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Scheduler, "_on_dropped", lambda self, event: None)
+    patch.setattr(Scheduler, "_on_dropped", lambda self, event, now: None)
 
 
 # ---- durable before visible -----------------------------------------------------------------------------------------
@@ -479,3 +480,67 @@ def a_policy_that_names_effects_is_not_heard(patch: pytest.MonkeyPatch) -> None:
         return None if error.kind == "effect" else original(options, error, *rest)  # type: ignore[no-any-return]
 
     _wrap(patch, retry, "after_failure", after_failure)
+
+
+# ---- schedules ------------------------------------------------------------------------------------------------------
+
+
+@fault
+def how_far_a_schedule_is_is_not_stored_with_its_occurrences(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Cron, "advances", lambda self: [])
+
+
+@fault
+def an_occurrence_is_not_stored_with_its_task(patch: pytest.MonkeyPatch) -> None:
+    def fire(original: Any, self: Scheduler, now: Instant) -> None:
+        original(self, now)
+        self._out[:] = [command for command in self._out if not isinstance(command, cmd.Occur)]
+
+    _wrap(patch, Scheduler, "_fire", fire)
+
+
+@fault
+def a_clock_that_jumps_back_starts_a_schedule_anew(patch: pytest.MonkeyPatch) -> None:
+    def due(original: Any, self: Cron, now: Instant) -> Any:
+        for job in self.jobs.values():
+            first = self._next(job.schedule, now.wall)
+            if job.next_at is not None and first is not None and first < job.next_at:
+                job.next_at = first
+                self._arm(job)
+        return original(self, now)
+
+    _wrap(patch, Cron, "due", due)
+
+
+@fault
+def a_time_whose_task_found_no_room_is_lost(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Cron, "dropped", lambda self, task_id, now: None)
+
+
+@fault
+def what_was_queued_is_forgotten_with_its_owner(patch: pytest.MonkeyPatch) -> None:
+    def opened(original: Any, self: Cron, rows: list[ev.ScheduleRow]) -> Any:
+        return original(self, [msgspec.structs.replace(row, queued=[]) for row in rows])
+
+    _wrap(patch, Cron, "opened", opened)
+
+
+@fault
+def missed_times_leave_no_rows(patch: pytest.MonkeyPatch) -> None:
+    def due(original: Any, self: Cron, now: Instant) -> Any:
+        return (one for one in original(self, now) if not (isinstance(one, cmd.Occur) and one.occurrence.outcome == "skipped"))
+
+    _wrap(patch, Cron, "due", due)
+
+
+@fault
+def the_timer_of_schedules_is_lost(patch: pytest.MonkeyPatch) -> None:
+    def next_timer(original: Any, self: Scheduler, now: Instant) -> float | None:
+        patch.setattr(Cron, "next_due", lambda self: None)
+        try:
+            return original(self, now)  # type: ignore[no-any-return]
+        finally:
+            patch.setattr(Cron, "next_due", next_due)
+
+    next_due = Cron.next_due
+    _wrap(patch, Scheduler, "next_timer", next_timer)

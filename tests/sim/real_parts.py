@@ -35,7 +35,7 @@ from taskpool.testing.simulation.effects import TABLES
 from taskpool.testing.simulation.laws import obey
 from taskpool.testing.simulation.model_engine import Mark, ModelJob
 from taskpool.testing.simulation.model_store import ModelStore, Witness
-from taskpool.testing.simulation.shell import CANCEL, RETRY, Ended, Shell
+from taskpool.testing.simulation.shell import CANCEL, CRON, RETRY, Ended, Shell
 from taskpool.wire import messages as wire
 from taskpool.wire.messages import Job, Report
 from taskpool.wire.poller import Poller
@@ -94,11 +94,12 @@ class RealStore(ModelStore):
         *,
         together: Sequence[Collection[int]] = (),
         effects: Mapping[EffectKey, Report] = NONE,
+        plans: Sequence[cmd.Plan] = (),
         full: bool = False,
     ) -> frozenset[int]:
         assert not full
-        theirs = frozenset(self.real.commit(saves, now_wall, together=together, effects=effects))
-        mine = super().commit(saves, now_wall, together=together, effects=effects)
+        theirs = frozenset(self.real.commit(saves, now_wall, together=together, effects=effects, plans=plans))
+        mine = super().commit(saves, now_wall, together=together, effects=effects, plans=plans)
         self._compare_effects()
         obey(mine == theirs, f"the store refused {sorted(theirs)}, the model {sorted(mine)}")
         touched = list(dict.fromkeys(save.id for save in saves))
@@ -109,6 +110,10 @@ class RealStore(ModelStore):
         counts: dict[str, int] = {}
         for stored in self.tasks.values():
             counts[stored.row.status] = counts.get(stored.row.status, 0) + 1
+        for name in {plan.occurrence.schedule for plan in plans if isinstance(plan, cmd.Occur)}:
+            here = [one for one in self.occurrences.values() if one.schedule == name]
+            there = self.real.occurrences(name, len(here) + 1)
+            obey(there == sorted(here, key=lambda one: -one.planned_at), f"the store has other occurrences of schedule {name}")
         obey(self.real.counts() == counts, f"the store counts {self.real.counts()}, there are {counts}")
         self._compare_replies()
         return theirs
@@ -121,6 +126,16 @@ class RealStore(ModelStore):
     def _compare_effects(self) -> None:
         found = Counter(self.real._db.execute("SELECT task, attempt FROM sim_row").fetchall())
         obey(found == self.effects, f"effects wrote {found - self.effects} too often, {self.effects - found} not often enough")
+
+    def schedule_rows(self) -> list[ev.ScheduleRow]:
+        theirs, mine = self.real.schedule_rows(), super().schedule_rows()
+        for row in (*theirs, *mine):
+            row.live.sort()
+            row.queued.sort()
+        mine.sort(key=lambda row: row.schedule.name)
+        theirs.sort(key=lambda row: row.schedule.name)
+        obey(mine == theirs, f"the store has the schedules {theirs}, not {mine}")
+        return theirs
 
     def register_queue(self, queue: Queue) -> Queue:
         if queue.name not in self.queues:
@@ -185,6 +200,7 @@ class LoopStore:
         *,
         together: Sequence[Collection[int]] = (),
         effects: Mapping[EffectKey, Report] = NONE,
+        plans: Sequence[cmd.Plan] = (),
     ) -> list[int]:
         shell = self._shell
         if not effects and shell.chance("busy"):  # effects have taken the lock
@@ -192,7 +208,7 @@ class LoopStore:
         if shell.chance("full") and any(isinstance(save, cmd.Insert) for save in saves):
             self._store.real.abandon()
             raise StoreFull("no room")
-        return sorted(self._store.commit(saves, now_wall, together=together, effects=effects))
+        return sorted(self._store.commit(saves, now_wall, together=together, effects=effects, plans=plans))
 
 
 class LoopEngine:
@@ -378,7 +394,7 @@ class RealShell(Shell):
                 case wire.Accepted():
                     self.accepted.append(cmd.Accept(CLIENT, message.seq, message.ids))
                     self._awaited.update(message.ids)
-                case wire.Refused():
+                case wire.Refused() if message.seq != CRON:
                     self.refused.append(message.seq)
         for message in messages:
             if isinstance(message, wire.Settled):

@@ -16,12 +16,16 @@ from taskpool.testing.simulation.world import simulate
 SEEDS = 1450
 BROKEN_MAX = 3  # seeds that fail before the sweep gives up
 MET_MIN = 1000  # times that each pair of status and event that can meet must have met, in a full sweep
+OF_SCHEDULES = ("Scheduled", "CronAsked")  # only every fourth world has schedules: for these events fewer will do
+MET_MIN_SCHEDULES = MET_MIN // 4
 
 STORED = tuple(status for status in STATUSES if status != NEW)
 ENDED = ("succeeded", "failed", "cancelled", "interrupted")
 
 # event → (statuses that can never meet it, why)
 CANNOT: dict[str, tuple[tuple[str, ...], str]] = {
+    "Scheduled": ((NEW, *ENDED), "names the tasks of schedules that have not ended"),
+    "CronAsked": ((NEW,), "names no task, so it meets the stored ones"),
     "Opened": ((NEW,), "names no task, so it meets the stored ones"),
     "QueueSet": ((NEW,), "names no task, so it meets the stored ones"),
     "Recovered": ((NEW, *(status for status in STORED if status != "running")), "only what the store has running is recovered"),
@@ -72,7 +76,7 @@ class Sweep:
                 met = self.coverage.met[status, event]
                 if status in never and met:
                     words.append(f"{event} met {status} {met} times, which should be impossible")
-                elif status not in never and met < MET_MIN:
+                elif status not in never and met < (MET_MIN_SCHEDULES if event in OF_SCHEDULES else MET_MIN):
                     words.append(f"{event} met {status} only {met} times")
         return words
 

@@ -11,6 +11,7 @@ from operator import attrgetter
 
 from taskpool.clock import NS, US, Instant
 from taskpool.core import commands as cmd
+from taskpool.core.cron import SLICE_MAX
 from taskpool.core.events import TaskRow
 from taskpool.core.fleet import SPAWN_BACKOFF_MAX_NS
 from taskpool.core.lifecycle import (
@@ -26,7 +27,7 @@ from taskpool.core.lifecycle import (
     WAITING,
 )
 from taskpool.core.scheduler import Scheduler
-from taskpool.model import Options, Queue, TaskError
+from taskpool.model import Options, Queue, Schedule, TaskError
 from taskpool.testing.simulation.effects import must_fail
 from taskpool.testing.simulation.fates import CRASH, LOST, REPORTED, Fate, Fates, LawBroken
 from taskpool.testing.simulation.model_engine import ALIVE, ModelEngine, ModelJob
@@ -72,18 +73,21 @@ class Laws:
         self.fates = fates
         self.store: ModelStore
         self.stopping = False  # the scheduler of this life was told to stop
+        self.found_no_room = False  # in this life the store refused something
         self.begun: dict[tuple[int, int], int] = {}
         self.effects: Counter[tuple[int, int]] = Counter()  # attempts that succeeded and had any
         self.kept: dict[int, int] = {}  # succeeded task → version that must stay, until a retry by force
         self.forced: set[int] = set()  # tasks that a client may retry although they succeeded
         self.served: list[str] = []  # queues of the starts of this turn, in order, also of those that the store refused
+        self.schedules: dict[str, Schedule] = {}  # as they were added
+        self.meddled: set[str] = set()  # of these, what was paused: not all of their times happen
         self._queued: dict[str, set[int]] = {}  # by queue, what was queued in memory after the last turn
         self._passed: dict[str, set[str]] = {}  # by queue that waits, the queues that were served since it was
         self._lacked = False  # somebody who found no room waited after the last turn
 
     def new_life(self) -> None:
         """Another supervisor takes over."""
-        self.stopping = False
+        self.stopping = self.found_no_room = False
         self.served.clear()
         self._queued.clear()
         self._passed.clear()
@@ -227,7 +231,7 @@ class Laws:
             for line in (*scheduler.lines.ready.values(), scheduler.lines.delayed):
                 obey(len(line) <= line.cap, f"a line holds {len(line)} of {line.cap} rows")
             self._work_is_given_out(scheduler, closed)
-        self._timers(scheduler, now)
+        self._timers(scheduler, now, refused)
 
     def _same(self, held: TaskRow) -> None:
         stored = self.store.tasks.get(held.id)
@@ -303,7 +307,7 @@ class Laws:
         self._queued = queued
         self.served.clear()
 
-    def _timers(self, scheduler: Scheduler, now: Instant) -> None:
+    def _timers(self, scheduler: Scheduler, now: Instant, refused: frozenset[int]) -> None:
         """What is due by itself is due no later than the scheduler's next timer."""
         due = []
         for row in scheduler.tasks.values():
@@ -312,6 +316,9 @@ class Laws:
             if row.status in WAITING:
                 limits = (row.options.deadline_at, None if self._has_begun(row) else row.options.expires_at)
                 due += [at for at in limits if at is not None]
+        self.found_no_room = self.found_no_room or bool(refused)
+        if not self.found_no_room and not scheduler.stopping:  # else some wait to be tried again
+            due += self._schedules_due(scheduler)
         timer = scheduler.next_timer(now)
         workers = sum(not box.leaving for box in scheduler.workers.values())
         if workers < scheduler.fleet.size and not scheduler.stopping:
@@ -323,6 +330,17 @@ class Laws:
                 f"something is due in {wait} s, the timer says {timer}",
             )
 
+    def _schedules_due(self, scheduler: Scheduler) -> list[int]:
+        """Return when each schedule is to be looked at; memory is as far with it as the store."""
+        due = []
+        for name, job in scheduler.cron.jobs.items():
+            kept = self.store.schedules[name]
+            mine, theirs = (job.next_at, job.total, job.err_count), (kept.next_at, kept.total, kept.err_count)
+            obey(mine == theirs, f"schedule {name} is at {mine} in memory, at {theirs} in the store")
+            if kept.next_at is not None:
+                due.append(kept.next_at + round(kept.jitter_s * US))
+        return due
+
     # ---- in the end -------------------------------------------------------------------------------------------------
 
     def all_ended(self) -> None:
@@ -330,6 +348,24 @@ class Laws:
         for task_id, stored in self.store.tasks.items():
             obey(stored.row.status in TERMINAL, f"task {task_id} stays {stored.row.status} for ever")
             self._history(task_id, stored)
+        for name in self.schedules:
+            self._occurrences(name)
+
+    def _occurrences(self, name: str) -> None:
+        """Each planned time up to where the schedule is has its row, and no other: nothing is lost, nothing comes twice."""
+        kept = self.store.schedules.get(name)
+        if kept is None:
+            return
+        rows = [one for (schedule, _), one in self.store.occurrences.items() if schedule == name]
+        fired = [one.task_id for one in rows if one.outcome == "fired"]
+        obey(len(fired) == len(set(fired)) == kept.total, f"schedule {name} counts {kept.total} tasks; it made {len(fired)}")
+        obey(all(one.outcome != "queued" for one in rows), f"schedule {name} left an occurrence in its queue for ever")
+        planned = sorted(one.planned_at for one in rows if one.reason != "by hand")
+        period, start = int(kept.spec[len("@every ") : -1]) * US, kept.created_at // US * US
+        obey(all((at - start) % period == 0 for at in planned), f"schedule {name} occurred between its times")
+        if name not in self.meddled and len(planned) < SLICE_MAX:
+            last = planned[-1] if planned else start
+            obey(planned == list(range(start + period, last + 1, period)), f"schedule {name} lost a time")
 
     def _history(self, task_id: int, stored: Stored) -> None:
         row, attempts = stored.row, stored.attempts

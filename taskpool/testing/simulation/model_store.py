@@ -12,11 +12,12 @@ import msgspec
 from taskpool.core import commands as cmd
 from taskpool.core.effects import NONE
 from taskpool.core.effects import Key as EffectKey
-from taskpool.core.events import TaskRow
+from taskpool.core.events import ScheduleRow, TaskRow
 from taskpool.core.lifecycle import MOVES, PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.line import Key
 from taskpool.core.queues import has_rules
-from taskpool.model import Options, Queue, TaskError
+from taskpool.model import Occurrence, Options, Queue, Schedule, TaskError
+from taskpool.store.plans import refused_with, unrefused
 from taskpool.testing.simulation.effects import must_fail
 from taskpool.testing.simulation.fates import LawBroken
 from taskpool.wire.messages import Report
@@ -66,6 +67,8 @@ class ModelStore:
         self.effects: Counter[EffectKey] = Counter()  # how often those of an attempt were applied
         self.queues: dict[str, Queue] = {}  # rules, `paused` as it is now
         self.replies: list[tuple[str, int, str, int]] = []  # mailbox, task, status, attempt: one for each end that has a mailbox
+        self.schedules: dict[str, Schedule] = {}
+        self.occurrences: dict[tuple[str, int], Occurrence] = {}
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
@@ -131,14 +134,15 @@ class ModelStore:
         *,
         together: Sequence[Collection[int]] = (),
         effects: Mapping[EffectKey, Report] = NONE,
+        plans: Sequence[cmd.Plan] = (),
         full: bool = False,
     ) -> frozenset[int]:
         """Apply a turn; return the ids whose writes were refused.
 
-        together: new tasks that are stored all or none; effects: what successes among the saves do to users' tables; full: there is
-        no room for new tasks.
+        together: new tasks that are stored all or none; effects: what successes among the saves do to users' tables; plans: what
+        became of schedules; full: there is no room for new tasks.
         """
-        refused = self._unwelcome(saves, together, full)
+        refused = self._unwelcome(saves, together, plans, full)
         for save in saves:
             if save.id not in refused and not self._apply(save):
                 refused.add(save.id)
@@ -146,6 +150,14 @@ class ModelStore:
                 if must_fail(effects[key]):
                     raise LawBroken(f"attempt {key} was said to have succeeded, and its effects fail")
                 self.effects[key] += 1
+        for plan in unrefused(plans, refused):
+            self._plan(plan)
+        made = {plan.occurrence.task_id for plan in plans if isinstance(plan, cmd.Occur)}
+        for save in saves:
+            if isinstance(save, cmd.Insert) and save.id in self.tasks and save.id not in made:
+                name = self.tasks[save.id].row.options.recurrence
+                if name:
+                    raise LawBroken(f"task {save.id} of schedule {name} is stored without its occurrence")
         return frozenset(refused)
 
     def try_effects(self, reports: Mapping[EffectKey, Report]) -> dict[EffectKey, TaskError]:
@@ -157,7 +169,9 @@ class ModelStore:
                 failed[key] = TaskError("effect", "simulated")
         return failed
 
-    def _unwelcome(self, saves: Sequence[cmd.Save], together: Sequence[Collection[int]], full: bool) -> set[int]:
+    def _unwelcome(
+        self, saves: Sequence[cmd.Save], together: Sequence[Collection[int]], plans: Sequence[cmd.Plan], full: bool
+    ) -> set[int]:
         """Return the new tasks that are refused: a uid is taken, there is no room, or another of their submit is refused."""
         inserts = [save for save in saves if isinstance(save, cmd.Insert)]
         refused = {insert.id for insert in inserts if full}
@@ -169,9 +183,40 @@ class ModelStore:
                 elif insert.id not in refused:
                     uids.add(insert.spec.uid)
             more = {task_id for group in together if not refused.isdisjoint(group) for task_id in group}
+            more |= refused_with(plans, refused)
             if more <= refused:
                 return refused
             refused |= more
+
+    def _plan(self, plan: cmd.Plan) -> None:
+        match plan:
+            case cmd.Keep(schedule=schedule):
+                self.schedules[schedule.name] = schedule
+            case cmd.Forget(name=name):
+                del self.schedules[name]
+            case cmd.Advance():
+                kept = self.schedules[plan.name]
+                self.schedules[plan.name] = msgspec.structs.replace(
+                    kept, next_at=plan.next_at, total=plan.total, err_count=plan.err_count
+                )
+            case cmd.Occur(occurrence=one):
+                before = self.occurrences.get((one.schedule, one.planned_at))
+                if before is not None and before.outcome != "queued":
+                    raise LawBroken(f"schedule {one.schedule} occurs twice at {one.planned_at}")
+                if one.task_id is not None and one.task_id not in self.tasks:
+                    raise LawBroken(f"schedule {one.schedule} made task {one.task_id}, which is not stored")
+                self.occurrences[one.schedule, one.planned_at] = one
+
+    def schedule_rows(self) -> list[ScheduleRow]:
+        """Return what a scheduler needs of each schedule."""
+        rows = []
+        for name, schedule in self.schedules.items():
+            mine = [one for one in self.occurrences.values() if one.schedule == name]
+            made = [one.task_id for one in mine if one.task_id is not None]
+            live = [task_id for task_id in made if self.tasks[task_id].row.status not in TERMINAL]
+            queued = [one.planned_at for one in mine if one.outcome == "queued"]
+            rows.append(ScheduleRow(schedule, live, queued, max((one.planned_at for one in mine), default=0)))
+        return rows
 
     def _apply(self, save: cmd.Save) -> bool:
         if isinstance(save, cmd.Insert):
@@ -196,7 +241,7 @@ class ModelStore:
             return False
         spec = save.spec
         _legal(save.id, "", save.status)
-        options = self.options[spec.options]
+        options = self.options.get(spec.options) or msgspec.msgpack.decode(spec.options, type=Options)
         row = TaskRow(
             save.id, spec.name, spec.queue, -spec.priority, save.status, 1, 0, 0, save.scheduled_at, save.created_at, options
         )

@@ -13,6 +13,7 @@ from taskpool.core import effects
 from taskpool.core import events as ev
 from taskpool.core.lifecycle import CANCELLED, RUNNING, SUCCEEDED, TERMINAL
 from taskpool.core.scheduler import Scheduler
+from taskpool.model import Schedule
 from taskpool.testing.simulation.conditions import Conditions
 from taskpool.testing.simulation.laws import Laws, obey
 from taskpool.testing.simulation.model_engine import ModelEngine, ModelJob
@@ -28,7 +29,7 @@ ECHOING: tuple[type[ev.Event], ...] = (
     ev.WorkerReady,
     ev.WorkerDied,
 )  # those that say all they speak of
-CANCEL, RETRY = 1, 2  # seqs of the simulated client's requests
+CANCEL, RETRY, CRON = 1, 2, 0  # seqs of the simulated client's requests
 
 
 Said = dict[type[ev.Event], deque[ev.Event]]  # the latest messages of a kind
@@ -94,6 +95,10 @@ class Shell:
         if force:
             self._laws.forced.update(ids)
         self.deliver(ev.RetryAsked(1, RETRY, self._store.rows(ids), force))
+
+    def cron(self, verb: str, name: str, schedule: Schedule | None = None) -> None:
+        """A client does something to a schedule."""
+        self.deliver(ev.CronAsked(1, CRON, verb, name, schedule))
 
     def stop(self, grace_s: float | None) -> None:
         """Somebody stops the pool."""
@@ -175,7 +180,9 @@ class Shell:
         self._wait_for_the_disk()
         full = not self._calm and self._random.random() < self._conditions.full
         together = [command.ids for command in commands if isinstance(command, cmd.Accept)]
-        refused = self._store.commit(saves, now.wall, together=together, effects=effects.wanted(saves), full=full)
+        plans = [command for command in commands if isinstance(command, cmd.Plan)]
+        wanted = effects.wanted(saves)
+        refused = self._store.commit(saves, now.wall, together=together, effects=wanted, plans=plans, full=full)
         self._expect(refused, saves)
         self._peril("after the commit")
         if refused:
@@ -221,6 +228,9 @@ class Shell:
                     self.accepted.append(command)
                 else:
                     self.refused.append(command.seq)
+            case cmd.CancelLive():
+                absent = [task_id for task_id in command.ids if not self.scheduler.knows(task_id)]
+                self._events.append(ev.CancelAsked(0, 0, command.ids, self._store.rows(absent), command.reason))
             case cmd.Spawn():
                 self.engine.spawn(command.worker)
             case cmd.TakeBack():
@@ -287,6 +297,8 @@ class Shell:
         match event:
             case ev.Submitted():
                 return [NEW] * len(event.specs)
+            case ev.Scheduled():
+                return [self._status(task_id) for row in event.rows for task_id in row.live]
             case ev.Reported():
                 return [self._status(report.task_id) for report in event.reports]
             case ev.Saved():

@@ -8,7 +8,7 @@ import msgspec
 
 from taskpool.clock import US
 from taskpool.core.lifecycle import SUCCEEDED
-from taskpool.model import OnInterrupt, Options, RetryPolicy, TaskSpec
+from taskpool.model import Missed, OnInterrupt, Options, RetryPolicy, Schedule, TaskSpec
 from taskpool.testing.simulation.conditions import Conditions
 
 HANDLERS = ("short", "short", "middle", "long", "new")
@@ -81,6 +81,23 @@ class Traffic:
     def _at(self, now_wall: int) -> int | None:
         seconds = self._random.choice((None, None, None, -0.1, 0.05, 1.0, 10.0, 60.0))
         return None if seconds is None else now_wall + round(seconds * US)
+
+    def schedule(self, number: int) -> Schedule:
+        """Return a schedule: of a period that passes while the world turns, or of one that only jumps of the clock pass."""
+        random = self._random
+        missed: Missed = random.choice(("last", "skip", "all"))
+        period_s = random.choice((1, 1, 400)) if missed != "all" else random.choice((400, 7 * 3600))
+        return Schedule(
+            name=f"schedule-{number}",
+            spec=f"@every {period_s}s",
+            handler=random.choice(HANDLERS),
+            missed=missed,
+            overlap=random.choice(("skip", "allow", "queue", "cancel_previous")),
+            jitter_s=random.choice((0.0, 0.0, 3.0)),
+            payload=b"",
+            options=Options(recurrence=f"schedule-{number}", max_attempts=random.choice((None, 3))),
+            queue=random.choice(self._conditions.queues),
+        )
 
     def targets(self, statuses: dict[int, str]) -> list[int]:
         """Return tasks for a cancel or a retry: first a status by chance, so that rare ones are met, then tasks of that status."""

@@ -27,6 +27,7 @@ from taskpool.testing.simulation.model_store import ModelStore
 from taskpool.testing.simulation.shell import ECHOES_MAX, Ended, Killed, Said, Shell
 from taskpool.testing.simulation.trace import Coverage, Trace
 from taskpool.testing.simulation.traffic import Traffic
+from taskpool.timetable import next_after
 from taskpool.wire.messages import Checkpointed, Report
 
 STEPS = 500  # of the first part of a run
@@ -107,6 +108,10 @@ class World:
         """Let chance rule for so many steps, then bring everything to its end."""
         self._trace.note(str(self._conditions))
         self._live(self._recover)
+        for number in range(self._conditions.schedules):
+            schedule = self._traffic.schedule(number)
+            self._laws.schedules[schedule.name] = schedule
+            self._shell.cron("add", schedule.name, schedule)
         while self.steps < steps:
             self.steps += 1
             self._live(self._step)
@@ -130,6 +135,7 @@ class World:
             size_max=self._conditions.size_max,
             idle_ns=NS // 2,
             room=self._room(),
+            next_after=next_after,
         )
         return self._shell_class(
             scheduler,
@@ -197,7 +203,7 @@ class World:
             recovered.append(ev.Recovered(row, key in begun or row.worker not in self._pages, reports.get(key)))
         opened = ev.Opened(self._store.next_id(), self._store.queues_waiting())
         rules = [ev.QueueSet(queue) for queue in self._store.queue_rules()]
-        self._shell.turn([*rules, *recovered, opened])
+        self._shell.turn([*rules, ev.Scheduled(self._store.schedule_rows()), *recovered, opened])
         while self._shell.is_stuck:
             self._shell.let_time_pass()
             self._shell.turn()
@@ -218,6 +224,8 @@ class World:
             self._request()
         elif chance < 0.63:
             self._sleep()
+        elif chance < 0.72 and self._store.schedules:
+            self._meddle()
         if self.steps % REPEAT_EVERY == 0 and self._conditions.echo:
             shell.repeat_everything()
         if random.random() < self._conditions.jump:
@@ -231,6 +239,21 @@ class World:
         timer = self._shell.timer()
         self._clock.advance(min(self._random.choice((0.001, 0.1, 1.0, 100.0)), 200.0 if timer is None else timer))
         self._shell.engine.expire()
+
+    def _meddle(self) -> None:
+        """Let time pass as schedules need it, or do something to one of them."""
+        random = self._random
+        if random.random() < 0.7:
+            timer = self._shell.scheduler.next_timer(self._clock.now())
+            self._clock.advance(50.0 if timer is None else timer)
+            self._shell.engine.expire()
+            return
+        name = random.choice(sorted(self._store.schedules))
+        if random.random() < 0.1:
+            self._laws.meddled.add(name)
+            self._shell.cron(random.choice(("pause", "resume")), name)
+        else:
+            self._shell.cron("run", name)
 
     def _request(self) -> None:
         random, shell = self._random, self._shell
@@ -311,6 +334,8 @@ class World:
     def _at_rest(self) -> bool:
         if any(stored.row.status not in TERMINAL for stored in self._store.tasks.values()):
             return False
+        if any(occurrence.outcome == "queued" for occurrence in self._store.occurrences.values()):
+            return False
         return not self._shell.scheduler.stopping and not any(box.leaving for box in self._shell.scheduler.workers.values())
 
     def _calm_step(self) -> None:
@@ -319,6 +344,9 @@ class World:
         for queue in self._store.queue_rules():
             if queue.paused:
                 shell.pause(queue.name, paused=False)
+        for name, schedule in self._store.schedules.items():
+            if not schedule.paused:
+                shell.cron("pause", name)  # or there is no end to it
         worked = shell.engine.step_all()
         shell.let_time_pass()
         if shell.is_called():
