@@ -257,17 +257,17 @@ def fired(task_id: int, at: int = T0, name: str = "s") -> list[cmd.Plan]:
 
 
 def keep(store: Store, *names: str) -> None:
-    store.commit([], T0, [cmd.Keep(planned(name, next_at=T0)) for name in names])
+    store.commit([], T0, plans=[cmd.Keep(planned(name, next_at=T0)) for name in names])
 
 
 def test_a_schedule_is_kept_and_forgotten(store: Store) -> None:
     keep(store, "s", "t")
-    store.commit([insert(1, options=Options(recurrence="s"))], T0, fired(1))
+    store.commit([insert(1, options=Options(recurrence="s"))], T0, plans=fired(1))
     assert [(one.name, one.next_at, one.total) for one in store.schedules()] == [("s", T0 + US, 1), ("t", T0, 0)]
     (row, _) = store.schedule_rows()
     assert (row.live, row.queued, row.last_at) == ([1], [], T0)
     assert store.task(1).recurrence == "s"
-    store.commit([], T0, [cmd.Forget("s")])
+    store.commit([], T0, plans=[cmd.Forget("s")])
     assert [one.name for one in store.schedules()] == ["t"]
     assert store.occurrences("s") == []
     with pytest.raises(NotFound):
@@ -276,12 +276,12 @@ def test_a_schedule_is_kept_and_forgotten(store: Store) -> None:
 
 def test_what_was_queued_becomes_what_fired_and_nothing_occurs_twice(store: Store) -> None:
     keep(store, "s")
-    store.commit([], T0, [cmd.Occur(Occurrence("s", T0, "queued", "", None, T0))])
+    store.commit([], T0, plans=[cmd.Occur(Occurrence("s", T0, "queued", "", None, T0))])
     assert store.schedule_rows()[0].queued == [T0]
-    store.commit([insert(1)], T0, fired(1))
+    store.commit([insert(1)], T0, plans=fired(1))
     assert [one.outcome for one in store.occurrences("s")] == ["fired"]
     with pytest.raises(Exception, match="a second time"):
-        store.commit([insert(2)], T0, fired(2))
+        store.commit([insert(2)], T0, plans=fired(2))
     assert not store.rows([2]), "nor is its task stored"
 
 
@@ -291,7 +291,7 @@ def test_a_refused_task_takes_all_of_its_schedule_with_it(store: Store) -> None:
     store.commit([insert(1)], T0)
     taken = insert(2, uid=1)
     saves = [taken, insert(3), start(3), insert(4), insert(5)]
-    refused = store.commit(saves, T0, [*fired(2), *fired(3, T0 + US), *fired(4, name="t")])
+    refused = store.commit(saves, T0, plans=[*fired(2), *fired(3, T0 + US), *fired(4, name="t")])
     assert set(refused) == {2, 3}
     assert [row.id for row in store.rows([1, 2, 3, 4, 5])] == [1, 4, 5]
     assert [(one.name, one.next_at) for one in store.schedules()] == [("s", T0), ("t", T0 + US)]

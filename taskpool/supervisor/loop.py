@@ -192,7 +192,7 @@ class Loop:
         """Decide a turn unless that is done, store it, and act on it. Return whether that could be; if not, it is stuck."""
         if turn.events is not None and not self._is_decided(turn, turn.events):
             return False
-        if turn.saves or turn.acts:
+        if turn.saves or turn.plans or turn.acts:
             if not self._is_stored(turn):
                 return False
             self._follow(turn)
