@@ -12,7 +12,19 @@ import msgspec
 
 from taskpool.config import Settings
 from taskpool.model import (
-    Explanation, Filter, Occurrence, Progress, Queue, QueueState, Schedule, Seconds, Stats, Task, TaskError, TaskSpec, Whole,
+    Explanation,
+    Filter,
+    Occurrence,
+    Progress,
+    Queue,
+    QueueState,
+    Schedule,
+    Seconds,
+    Stats,
+    Task,
+    TaskError,
+    TaskSpec,
+    Whole,
 )
 from taskpool.wire.effects import Effect
 
