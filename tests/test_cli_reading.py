@@ -145,6 +145,7 @@ def test_ls_as_a_document_pages_by_id(run: Run) -> None:
     page = document(run("ls", "--json", "--limit", "3"))
     assert page["schema"] == "taskpool.tasks/1"
     assert [item["id"] for item in page["items"]] == [8, 7, 6]
+    assert not any("schema" in item for item in page["items"])  # that of the page says it
     assert page["next"] == 6
     rest = document(run("ls", "--json", "--before", "6"))
     assert [item["id"] for item in rest["items"]] == [5, 4, 3, 2, 1]

@@ -822,3 +822,66 @@ def test_functions_and_errors_of_a_script(tmp_path: Path) -> None:
         [sys.executable, "-c", inline], env=environment(), capture_output=True, text=True, timeout=WAIT_S, check=False
     )
     assert done.stdout == "[0, 2, 4]\n", done.stderr
+
+
+STUBBORN_SCRIPT = """
+    import sys, time
+    from pathlib import Path
+    from taskpool import Pool, Cancelled
+
+    def body(stubborn):
+        try:
+            Path(sys.argv[1], "begun").touch()
+            time.sleep(60)
+        finally:
+            Path(sys.argv[1], "told").touch()
+            if stubborn:
+                time.sleep(60)
+
+    if __name__ == "__main__":
+        with Pool(Path(sys.argv[1], "x.db"), workers=1, cancel_grace=30) as pool:
+            future = pool.submit(body, sys.argv[2] == "stubborn")
+            if sys.argv[3] == "result":
+                future.result()
+            if sys.argv[3] == "raise":
+                while not Path(sys.argv[1], "begun").exists():
+                    time.sleep(0.01)
+                raise ValueError("of the script")
+"""
+
+
+@pytest.mark.parametrize("place", ["result", "exit"])
+def test_ctrl_c_tells_what_runs_to_stop_and_another_kills_it(tmp_path: Path, place: str) -> None:
+    """Whether the script waits for a result or leaves its block: a body hears of it, may clean up, and is not charged."""
+    command = script(tmp_path, STUBBORN_SCRIPT)
+    for manners in ("polite", "stubborn"):
+        store = tmp_path / manners
+        store.mkdir()
+        process = subprocess.Popen(
+            [*command, str(store), manners, place], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        began(store / "begun")
+        process.send_signal(signal.SIGINT)
+        began(store / "told")
+        if manners == "stubborn":
+            assert process.stderr is not None
+            while "Ctrl-C kills them" not in process.stderr.readline():
+                assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+        process.communicate(timeout=WAIT_S)
+        assert process.returncode == -signal.SIGINT
+        gone(store / "x.db")
+        with Pool(store / "x.db", workers=1) as pool:
+            attempt = pool.attempts(1)[0]
+            task = pool.get(1)
+            pool.cancel(1, force=True)
+        assert attempt.outcome == "stopped"
+        assert (task.charged, task.interruptions) == (0, 0)  # an orderly stop counts as nothing
+
+
+def test_an_exception_in_the_block_tells_what_runs_to_stop(tmp_path: Path) -> None:
+    command = [*script(tmp_path, STUBBORN_SCRIPT), str(tmp_path), "polite", "raise"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert done.stderr.rstrip().endswith("ValueError: of the script")
+    assert (tmp_path / "told").exists()
+    gone(tmp_path / "x.db")

@@ -59,9 +59,9 @@ class AttemptDoc(msgspec.Struct):
 
 
 class TaskDoc(msgspec.Struct):
-    """One task; in a list of tasks `schema` is that of the list, and here null."""
+    """One task; in a list of tasks `schema` is that of the list, and not said again for each."""
 
-    schema: str | None
+    schema: str | msgspec.UnsetType
     id: int
     uid: str
     name: str
@@ -402,7 +402,7 @@ def task_doc(task: Task, *, nested: bool = False) -> TaskDoc:
     """Return a task for programs; nested: inside another document."""
     options = task.options
     return TaskDoc(
-        schema=None if nested else "taskpool.task/1",
+        schema=msgspec.UNSET if nested else "taskpool.task/1",
         id=task.id,
         uid=task.uid,
         name=task.name,

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from taskpool.doors.link import Link
 
 STOP_LIMIT_S = 30.0  # a supervisor that has not ended so long after it should have is killed, and its workers with it
+POLITE_S = 0.001  # the grace of a pool that is left by an exception: bodies may not go on, but hear of it before they are killed
+SAY_AFTER_S = 1.0  # of waiting for bodies that were told to stop
 CAUSE_WAIT_S = 0.03  # from the end of the connection to asking how the supervisor died
 
 # Not `-m`: that puts the working directory first in the path, with whatever modules lie there. The library is the one that runs
@@ -53,8 +55,9 @@ class Pool(Client):
     beyond `workers` are not needed before they leave.
 
     Leaving the block waits for the futures this object handed out, and raises PoolStopped if the supervisor dies meanwhile. Leaving
-    it by an exception or Ctrl-C stops: what runs goes back to wait, and is done when a pool is opened on that store again. Raises
-    InvalidSettings, StoreLocked, StoreError, MissingGuard.
+    it by an exception or Ctrl-C stops: Cancelled is raised in what runs, after cancel_grace (or at another Ctrl-C) it is killed; it
+    goes back to wait, and is done when a pool is opened on that store again. Raises InvalidSettings, StoreLocked, StoreError,
+    MissingGuard.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class Pool(Client):
     def stop(self, grace: float | None = 0.0) -> None:
         """End the pool. grace: seconds that running tasks may go on (None: until they end); then they go back to wait.
 
+        0: they are killed. More: when it is over Cancelled is raised in them, and cancel_grace later they are killed.
         Open futures raise PoolStopped. What waits stays in the store; a private store is thrown away. Safe to call twice.
         """
         _check_grace(grace)
@@ -123,7 +127,8 @@ class Pool(Client):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._leave(wait=not exc or exc[0] is None)
+        failed = bool(exc) and exc[0] is not None
+        self._leave(wait=not failed, grace=POLITE_S if failed else 0.0)
 
     def _leave(self, *, wait: bool, grace: float | None = 0.0) -> None:
         leave(self)
@@ -135,10 +140,27 @@ class Pool(Client):
                 self._link.join()
                 if self._link.lost and not self._left:
                     self._tell_lost(known)
-        finally:  # also when Ctrl-C ends the waiting
+        except KeyboardInterrupt:
+            grace = POLITE_S
+            raise
+        finally:
             self._left = True
             self._supervisor.ask_to_stop(grace)
-            self._finalizer()
+            try:
+                self._wait_for_bodies(grace)
+            finally:
+                self._finalizer()
+
+    def _wait_for_bodies(self, grace: float | None) -> None:
+        """Wait while what runs may end by itself; Ctrl-C cuts it short: the supervisor kills what runs, tree and all."""
+        try:
+            if grace == POLITE_S and not self._link.wait_gone(SAY_AFTER_S):
+                print("taskpool: waiting for running tasks, which were told to stop; Ctrl-C kills them", file=sys.stderr)
+            if grace != 0.0:
+                self._link.wait_gone(self._supervisor.patience_s)
+        except KeyboardInterrupt:
+            self._supervisor.ask_to_stop(0.0)
+            raise
 
     def _tell_lost(self, known: bool) -> None:
         """The pool ended before the tasks that were waited for: raise PoolStopped, or write it if it may be known already."""
@@ -155,7 +177,8 @@ class Supervisor:
 
     link: Link | None = None
     asked = False  # to end
-    _patience: float | None = STOP_LIMIT_S
+    patience_s: float | None = STOP_LIMIT_S  # how long to wait for its end before it is killed
+    _cancel_grace_s = 0.0
 
     def __init__(self) -> None:
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -173,6 +196,7 @@ class Supervisor:
         """Tell it what to serve, and connect. Raises what it refuses with."""
         from taskpool.doors.link import Link
 
+        self._cancel_grace_s = settings.cancel_grace_s
         frame = encoder.encode(Boot(settings, _prepare(preload), os.getpid()))
         try:
             self._sock.sendall(len(frame).to_bytes(4, "little") + frame)
@@ -186,13 +210,14 @@ class Supervisor:
         self.asked = True
         if self.link is not None:
             self.link.request_soon(lambda seq: Stop(seq, grace_s))
-        self._patience = None if grace_s is None else grace_s + STOP_LIMIT_S
+        after = self._cancel_grace_s if grace_s else 0.0
+        self.patience_s = None if grace_s is None else grace_s + after + STOP_LIMIT_S
 
     def end(self) -> None:
         """Wait for its end, or make one, and reap it. Safe to call twice."""
         try:
             if self.link is not None:
-                self.link.wait_gone(self._patience)
+                self.link.wait_gone(self.patience_s)
                 self.link.close("the pool was closed")
             else:
                 self._sock.close()  # it ends when it sees this
