@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from taskpool.config import Settings as Settings
     from taskpool.core.registry import Registry as Registry
+    from taskpool.core.retry import backoff_for as backoff_for
+    from taskpool.core.retry import is_retryable as is_retryable
     from taskpool.doors.client import Client as Client
     from taskpool.doors.client import connect as connect
     from taskpool.doors.client import current_pool as current_pool
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from taskpool.doors.named import marshal_payload as marshal_payload
     from taskpool.doors.named import unmarshal_payload as unmarshal_payload
     from taskpool.doors.pool import Pool as Pool
+    from taskpool.doors.record_stores import PoolStore as PoolStore
+    from taskpool.doors.record_stores import RecordStore as RecordStore
     from taskpool.doors.task import TaskFunction as TaskFunction
     from taskpool.doors.task import register as register
     from taskpool.doors.task import task as task
@@ -47,6 +51,9 @@ if TYPE_CHECKING:
     from taskpool.protocols import Consumer as Consumer
     from taskpool.protocols import Handler as Handler
     from taskpool.protocols import Publisher as Publisher
+    from taskpool.protocols import Store as Store
+    from taskpool.records import Record as Record
+    from taskpool.records import State as State
     from taskpool.wire.description import Description as Description
     from taskpool.wire.description import canonical_name as canonical_name
     from taskpool.wire.description import describe as describe
@@ -69,29 +76,36 @@ _PLACES = {
     "HandlerInfo": "taskpool.wire.messages",
     "Occurrence": "taskpool.model",
     "Pool": "taskpool.doors.pool",
+    "PoolStore": "taskpool.doors.record_stores",
     "Progress": "taskpool.model",
     "Publisher": "taskpool.protocols",
     "Queue": "taskpool.model",
     "QueueState": "taskpool.model",
     "Reason": "taskpool.model",
+    "Record": "taskpool.records",
+    "RecordStore": "taskpool.doors.record_stores",
     "Registry": "taskpool.core.registry",
     "Response": "taskpool.doors.mailbox",
     "RetryPolicy": "taskpool.model",
     "Schedule": "taskpool.model",
     "Settings": "taskpool.config",
+    "State": "taskpool.records",
     "Stats": "taskpool.model",
     "Status": "taskpool.model",
+    "Store": "taskpool.protocols",
     "Task": "taskpool.model",
     "TaskError": "taskpool.model",
     "TaskFunction": "taskpool.doors.task",
     "TaskFuture": "taskpool.doors.future",
     "as_completed": "concurrent.futures",
+    "backoff_for": "taskpool.core.retry",
     "canonical_name": "taskpool.wire.description",
     "connect": "taskpool.doors.client",
     "controller": "taskpool.worker.controller:current",
     "current_pool": "taskpool.doors.client",
     "default_retry_policy": "taskpool.model",
     "describe": "taskpool.wire.description",
+    "is_retryable": "taskpool.core.retry",
     "marshal_payload": "taskpool.doors.named",
     "no_retry": "taskpool.model",
     "register": "taskpool.doors.task",

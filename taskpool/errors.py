@@ -12,6 +12,8 @@ Exception
 │   ├── NoServer                   nobody owns the store to connect to
 │   ├── HandlerNotFound            no handler of that name
 │   ├── DuplicateHandler           that name is taken by another function
+│   ├── InvalidSettings            a setting of the pool makes no sense
+│   ├── MissingGuard               a pool is opened while workers import its script
 │   ├── InvalidTask                an option of the task makes no sense
 │   │   ├── InvalidQueueName       not a name that a queue can have
 │   │   └── InvalidTaskType        not a name that a type of tasks can have

@@ -1,15 +1,16 @@
 """What can be put in place of a part of ours, and what our parts can be asked for: protocols without a base class.
 
 `Handler` is what an application writes; `Publisher` and `Consumer` are the two halves of a queue as others see it, which every
-Pool and Client is.
+Pool and Client is. `Store` is what keeps records; `taskpool.testing.StoreConformance` says what is expected of one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from taskpool.model import Controller, Queue, QueueState, Running, Task
+from taskpool.model import Controller, Filter, Queue, QueueState, Running, Task
+from taskpool.records import Record, State
 
 
 @runtime_checkable
@@ -49,4 +50,60 @@ class Consumer(Protocol):
 
     def register_handler(self, queue: str, type: str, handler: Callable[..., Any] | str, /) -> None:
         """Let a handler run the tasks of that type in that queue. QueueNotRegistered, DuplicateHandler, InvalidHandler."""
+        ...
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Keeps records. Ours are `taskpool.RecordStore` (a file or memory, of which it is the owner) and `PoolStore` (a live pool's).
+
+    Times are wall µs. Whatever it returns is a copy: changing it changes nothing in the store.
+    """
+
+    def put_all(self, *records: Record) -> None:
+        """Store new records, all or none, and fill in what a store knows. AlreadyExists if a task_id is taken; InvalidTask."""
+        ...
+
+    def get(self, task_id: str, /) -> Record:
+        """Return a record. NotFound."""
+        ...
+
+    def update(self, record: Record, /) -> None:
+        """Write what is mutable of a record that waits, if its version is still that, and raise its version.
+
+        Mutable: next_attempt_at, priority, max_attempts, reference_id, owner_type, owner_id, source. Raises StaleVersion, NotFound,
+        IllegalTransition for one that does not wait.
+        """
+        ...
+
+    def update_status(self, task_id: str, status: str, /) -> Record:
+        """Move a record to another status by hand, and return it: cancelled, queued (due now), pending (another round).
+
+        IllegalTransition for every other move, NotFound.
+        """
+        ...
+
+    def list(self, wanted: Filter | None = None, /, *, limit: int = 100, offset: int = 0) -> Sequence[Record]:
+        """Return records that match, newest first."""
+        ...
+
+    def ready(
+        self, state: State, as_of: int, /, *, after: Record | None = None, limit: int = 100, descending: bool = False
+    ) -> Sequence[Record]:
+        """Return records in a state whose next_attempt_at is `as_of` or before, the earliest first (descending: the latest).
+
+        after: the last one of the page before.
+        """
+        ...
+
+    def find_due(self, now: int, limit: int = 100, /) -> Sequence[Record]:
+        """Return records that wait and are due, the earliest first."""
+        ...
+
+    def count(self, state: State, /) -> int:
+        """Return how many records are in a state."""
+        ...
+
+    def mark_interrupted(self) -> int:
+        """Settle what an owner before had running, by each one's on_interrupt; return how many (0 in a live one)."""
         ...

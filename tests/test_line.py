@@ -102,3 +102,12 @@ def test_a_short_line_over_a_long_store_loses_nothing_and_keeps_the_order(steps:
             refill()
         take()
     assert line.pop() is None
+
+
+def test_what_is_discarded_does_not_come() -> None:
+    line = Line()
+    for key in [(0, 1, 1), (0, 3, 3), (0, 2, 2), (0, 0, 4)]:
+        line.offer(key)
+    for key in [(0, 2, 2), (0, 3, 3), (9, 9, 9)]:
+        line.discard(key)
+    assert [line.pop(), line.pop(), line.pop()] == [(0, 0, 4), (0, 1, 1), None]

@@ -337,3 +337,10 @@ def test_a_submit_of_many_is_stored_whole_or_not_at_all(pool: Pool, monkeypatch:
         pool.submit_many(handlers.plain, [1, 2, 3])
     assert pool.count() == before
     monkeypatch.setattr(outbox, "_uids", uids)
+
+
+def test_what_an_error_was_raised_from_decides_on_a_retry(pool: Pool) -> None:
+    future = pool.options(max_attempts=3).submit("fail", "chained")
+    with pytest.raises(ValueError, match="outer"):
+        future.result()
+    assert future.task().charged == 1, "its cause says that no attempt can help"

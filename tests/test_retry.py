@@ -7,6 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taskpool import NonRetryableError, RetryableError, backoff_for, is_retryable
 from taskpool.clock import US
 from taskpool.core import retry
 from taskpool.model import Options, RetryPolicy, TaskError, default_retry_policy, no_retry
@@ -138,3 +139,32 @@ def test_a_retry_past_the_deadline_is_told_apart() -> None:
     assert retry.after_failure(options, error, 5, 0, 1, NOW) is None
     late = retry.past_deadline(error)
     assert (late.kind, late.retryable, late.cause) == ("deadline", False, error)
+
+
+def chained(outer: BaseException, inner: BaseException) -> BaseException:
+    try:
+        raise outer from inner
+    except BaseException as error:
+        return error
+
+
+def test_a_retryable_error_is_seen_through_what_was_raised_from_it() -> None:
+    inner = RetryableError("busy", backoff=3)
+    assert is_retryable(inner)
+    assert is_retryable(chained(ValueError(), chained(KeyError(), inner)))
+    assert not is_retryable(ValueError())
+    assert not is_retryable(chained(NonRetryableError(), inner)), "the outermost word counts"
+    assert is_retryable(chained(RetryableError(), NonRetryableError()))
+    other = ValueError("another matter")
+    other.__context__ = inner
+    assert not is_retryable(other), "it was only being handled"
+    circle = ValueError()
+    circle.__cause__ = circle
+    assert not is_retryable(circle)
+
+
+def test_the_default_backoff_doubles_from_ten_seconds_to_ten_minutes() -> None:
+    assert [backoff_for(ValueError(), attempt) for attempt in (0, 1, 2, 6, 7, 10**6)] == [5, 10, 20, 320, 600, 600]
+    assert backoff_for(chained(ValueError(), RetryableError(backoff=0.5)), 3) == 0.5
+    assert backoff_for(RetryableError(), 1) == 10
+    assert backoff_for(RetryableError(backoff=float("nan")), 1) == 10

@@ -57,6 +57,11 @@ class Room:
             self.held, self._lacks = row, lacks
         return not lacks
 
+    def let_go(self, row: TaskRow) -> None:
+        """Hold on to a task no more that is about to need something else, or to stand elsewhere."""
+        if self.held is row:
+            self.held = None
+
     def check(self, options: Options) -> None:
         """Raise InvalidTask for a task that this machine can never have room for."""
         if (options.cpus or 0) > self.cpus:

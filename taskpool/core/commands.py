@@ -94,6 +94,8 @@ class Move(msgspec.Struct, gc=False):
     scheduled_at: int | None = None
     attempt: int = 0  # for those who wait; the move does not change it
     reply_to: str = ""  # as in End
+    rank: int | None = None  # another priority …
+    options: bytes | None = None  # … or other options, packed
 
 
 class Checkpoint(msgspec.Struct, gc=False):
@@ -157,7 +159,7 @@ class Respond(msgspec.Struct, gc=False):
 
 
 class Agree(msgspec.Struct, gc=False):
-    """Tell the client what became of its request about a schedule. code: of an error, or ""; ids: the task that a run made."""
+    """Tell the client what became of its request. code: of an error, or ""; ids: the tasks that it made or changed."""
 
     client: int
     seq: int

@@ -178,6 +178,19 @@ class RetryAsked(msgspec.Struct, tag=True):
     force: bool = False
 
 
+class UpdateAsked(msgspec.Struct, tag=True):
+    """Somebody changes a waiting task of that version; None leaves a field alone. row: as the store has it, if memory has not."""
+
+    client: int
+    seq: int
+    id: int
+    version: int
+    row: TaskRow | None = None
+    priority: int | None = None
+    scheduled_at: int | None = None
+    options: Options | None = None
+
+
 class Refilled(msgspec.Struct, tag=True):
     """Waiting rows of a line (a queue, or None: the delayed) in its order; more: the store has further ones."""
 
@@ -218,6 +231,7 @@ Event = (
     | WorkerDied
     | CancelAsked
     | RetryAsked
+    | UpdateAsked
     | Refilled
     | Dropped
     | Dispatch

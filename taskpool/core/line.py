@@ -68,6 +68,15 @@ class Line:
         else:
             self._row.appendleft(key)
 
+    def discard(self, key: Key) -> None:
+        """Take a key out wherever it stands, if it is here. Costs as much as the line is long: for what people change by hand."""
+        try:
+            self._row.remove(key)
+        except ValueError:
+            if key in self._heap:
+                self._heap.remove(key)
+                heapq.heapify(self._heap)
+
     def _put(self, key: Key) -> None:
         row = self._row
         if not row or key >= row[-1]:

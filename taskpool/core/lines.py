@@ -70,6 +70,12 @@ class Lines:
             self._watch_deadline(row)
         return kept
 
+    def take_out(self, row: TaskRow) -> None:
+        """Take a held task out of its line, before it is put elsewhere: else it might come to stand in one place twice."""
+        if row.id in self._tasks:
+            line, key = self._place(row)
+            line.discard(key)
+
     def refilled(self, queue: str | None, rows: Sequence[TaskRow], more: bool) -> None:
         """Take the rows after a line's mark (queue None: of those that wait for their time). more: the store has further ones."""
         line = self.delayed if queue is None else self.ready[queue]

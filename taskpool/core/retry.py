@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from taskpool.clock import US
+from taskpool.errors import NonRetryableError, RetryableError
 from taskpool.model import Options, Queue, RetryPolicy, TaskError
 
 # Another attempt would meet the same fate: only a policy that names the kind, or a retry by hand, brings such a task back …
@@ -21,6 +22,9 @@ NEVER_RETRIED: Final = RETRIED_IF_SAID | {"cancelled", "deadline", "expired", "u
 DELAY_S_BASE: Final = 5.0  # without a policy: 2^charged · 5 s …
 DELAY_S_MAX: Final = 600.0  # … capped at ten minutes
 BACKOFF_S_MAX: Final = 10 * 366 * 86400.0  # what a handler may ask for; a bound that keeps instants in 64 bits
+
+CAUSES_MAX: Final = 50  # links of a chain of exceptions that are looked at
+_get_cause = vars(BaseException)["__cause__"].__get__  # past what a class may define in its place
 
 LATE: Final = 0  # answer of `after_failure`: a retry is due, but could only start when the deadline has passed
 
@@ -58,6 +62,41 @@ def max_attempts(options: Options, queue: Queue | None = None) -> int:
     return 1 + queue.max_retry if queue is not None and queue.max_retry is not None else 1
 
 
+def said_by(error: BaseException) -> BaseException | None:
+    """Return the RetryableError or NonRetryableError that an exception is, or that it was raised `from`: the outermost of them.
+
+    What was merely being handled when it was raised says nothing of it. Wary: the exception may be anybody's.
+    """
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen and len(seen) < CAUSES_MAX:
+        if issubclass(type(link), RetryableError | NonRetryableError):
+            return link
+        seen.add(id(link))
+        link = _get_cause(link)
+    return None
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Return whether an exception is a RetryableError, or was raised from one (and not from a NonRetryableError before that)."""
+    said = said_by(error)
+    return said is not None and issubclass(type(said), RetryableError)
+
+
+def backoff_for(error: BaseException, attempt: int) -> float:
+    """Return the seconds before the next attempt: those of its RetryableError, else 2^attempt · 5 s, at most ten minutes."""
+    said = said_by(error)
+    backoff = getattr(said, "backoff", None)
+    if isinstance(backoff, int | float) and 0 <= backoff < math.inf:
+        return float(backoff)
+    return default_delay(attempt)
+
+
+def default_delay(attempt: int) -> float:
+    """Return the seconds after the attempt-th charged attempt where no policy says otherwise."""
+    return min(2.0 ** min(max(0, attempt), 62) * DELAY_S_BASE, DELAY_S_MAX)
+
+
 def jittered(delay_s: float, fraction: float, uid: bytes | int, attempt: int) -> float:
     """Return the delay less up to `fraction` of it, by a hash of the task (its uid or id) and the attempt."""
     if fraction <= 0 or delay_s <= 0:
@@ -77,7 +116,7 @@ def delay_after(options: Options, error: TaskError, charged: int, uid: bytes | i
     if options.retry is None:
         if queue is not None and queue.retry_delay is not None:
             return queue.retry_delay
-        return min(2.0 ** min(charged, 62) * DELAY_S_BASE, DELAY_S_MAX)
+        return default_delay(charged)
     return min(jittered(next_delay(options.retry, charged), options.retry.jitter, uid, charged), BACKOFF_S_MAX)
 
 

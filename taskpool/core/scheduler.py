@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import assert_never
 
 from taskpool.clock import NS, US, Instant
+from taskpool.core import amend, retry, settle
 from taskpool.core import events as ev
-from taskpool.core import retry, settle
 from taskpool.core.admission import Room
 from taskpool.core.commands import (
     Accept,
@@ -113,6 +113,8 @@ class Scheduler:
                 self._on_cancel(event, now)
             case ev.RetryAsked():
                 self._on_retry(event, now)
+            case ev.UpdateAsked():
+                self._on_update(event, now)
             case ev.Refilled():
                 self.lines.refilled(event.queue, event.rows, event.more)
             case ev.Recovered():
@@ -365,6 +367,19 @@ class Scheduler:
             else:
                 task_id = self._insert(command.spec, command.options, now.wall)
                 self._out.append(self.cron.fired(command, task_id, now))
+
+    def _on_update(self, event: ev.UpdateAsked, now: Instant) -> None:
+        row = self.tasks.get(event.id) or self._gone.get(event.id) or event.row
+        error = amend.refusal(row, event, None if row is None else self.lines.queues.get(row.queue))
+        if error is not None:
+            self._out.append(Agree(event.client, event.seq, [], error.code, error.message, error.hint))
+            return
+        assert row is not None
+        self.lines.take_out(row)
+        self.room.let_go(row)
+        self._out.append(amend.amended(row, event, now))
+        self._wait(row)
+        self._out.append(Agree(event.client, event.seq, [row.id]))
 
     def _hasten(self, row: TaskRow, now: Instant) -> None:
         self._out.append(settle.move(row, QUEUED, now, scheduled_at=now.wall))

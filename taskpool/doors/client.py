@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypedDict, T
 import msgspec
 
 from taskpool.config import socket_path, store_path
-from taskpool.doors.answering import Answering
+from taskpool.doors.amending import Amending
 from taskpool.doors.options import NOTHING_SAID
 from taskpool.doors.selection import FilterFields, Wanted, filter_of, meant
 from taskpool.doors.submitter import Submitter
@@ -59,7 +59,7 @@ class QueueSettings(TypedDict, total=False):
     paused: bool
 
 
-class Client(Answering):
+class Client(Amending):
     """A connection to a supervisor. Leaving it ends the connection, not the tasks: they go on without it."""
 
     def __init__(self, link: Link) -> None:
@@ -93,12 +93,6 @@ class Client(Answering):
         return list(self._link.welcome.notices)
 
     # ---- looking ------------------------------------------------------------------------------------------------------
-
-    def get(self, task_id: int) -> Task:
-        """Return a task as it stands in the store. NotFound."""
-        reply = self._link.request(lambda seq: wire.Get(seq, task_id))
-        assert reply.tasks
-        return reply.tasks[0]
 
     def future(self, task_id: int) -> TaskFuture[Any]:
         """Return a future for a stored task. NotFound."""

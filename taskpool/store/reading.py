@@ -73,6 +73,13 @@ class Reading:
             return self._with_rules([records.task(row)])[0]
         raise NotFound(f"there is no task {task_id} in {self.path}")
 
+    def id_of(self, uid: bytes) -> int:
+        """Return the id of the task with that uid; NotFound."""
+        found = self.find_uids([uid]).get(uid)
+        if found is None:
+            raise NotFound(f"there is no task {records.uid_text(uid)} in {self.path}")
+        return found
+
     def attempts(self, task_id: int) -> list[Attempt]:
         """Return the ended attempts of a task, oldest first; none for a task that is not there."""
         return [
@@ -93,6 +100,34 @@ class Reading:
         Their payloads, results and pickled exceptions are left out: many together would fill the memory. `task` has them.
         """
         ids = self._matching(wanted or Filter(), limit + offset, before)[offset:]
+        return self._listed(ids)
+
+    def ready(
+        self,
+        statuses: Sequence[str],
+        as_of: int,
+        after: tuple[int, int] | None = None,
+        limit: int = 100,
+        *,
+        descending: bool = False,
+    ) -> list[Task]:
+        """Return up to `limit` tasks in these statuses scheduled for `as_of` (wall µs) or before, by (scheduled_at, id).
+
+        after: the place of the last one of the page before; descending: the latest first. Payloads and results are left out.
+        """
+        for status in statuses:
+            check_status(status)
+        there = " OR ".join(f"status = '{status!s}'" for status in statuses) or "0"
+        sign, order = ("<", "DESC") if descending else (">", "ASC")
+        beyond = f"AND (scheduled_at, id) {sign} (:at, :id)" if after is not None else ""
+        ids = self._read(
+            f"SELECT id FROM task WHERE ({there}) AND scheduled_at <= :as_of {beyond} "
+            f"ORDER BY scheduled_at {order}, id {order} LIMIT :limit",
+            {"as_of": as_of, "limit": max(0, limit)} | ({} if after is None else {"at": after[0], "id": after[1]}),
+        )
+        return self._listed([task_id for (task_id,) in ids])
+
+    def _listed(self, ids: Sequence[int]) -> list[Task]:
         found = self._read(f"SELECT {records.LISTED} {_WANTED} LEFT JOIN progress ON progress.task_id = task.id", (_json(ids),))
         return self._with_rules([records.listed(row) for row in found])
 
@@ -365,6 +400,12 @@ def _json(ids: Iterable[int]) -> str:
     return f"[{','.join(map(str, ids))}]"
 
 
+def check_status(status: str) -> None:
+    """Raise InvalidTask unless there is such a status."""
+    if status not in STATUSES:
+        raise InvalidTask(f"there is no status {str(status)!r}", hint=f"one of {', '.join(STATUSES)}")
+
+
 def _page(wanted: Filter, *, by_status: bool) -> tuple[str, dict[str, Any]]:
     """Return a statement for one page of (id, options, error), newest first, and the values that it binds.
 
@@ -372,8 +413,7 @@ def _page(wanted: Filter, *, by_status: bool) -> tuple[str, dict[str, Any]]:
     that a partial index covers them. by_status: look through those indexes, one status at a time, and sort what they give.
     """
     for status in wanted.statuses:
-        if status not in STATUSES:
-            raise InvalidTask(f"there is no status {str(status)!r}", hint=f"one of {', '.join(STATUSES)}")
+        check_status(status)
     where, values = _where(wanted)
     statuses = {str(status): f"status = '{status!s}'" for status in wanted.statuses}
     if by_status:

@@ -96,8 +96,10 @@ ADVANCE: Final = "UPDATE schedule SET next_at = ?, total = ?, err_count = ? WHER
 FORGET_OCCURRENCES: Final = "DELETE FROM occurrence WHERE schedule = ?"
 FORGET_SCHEDULE: Final = "DELETE FROM schedule WHERE name = ?"
 
+# Asserted by the MOVE before it.
+AMEND: Final = "UPDATE task SET rank = COALESCE(?, rank), options = COALESCE(?, options) WHERE id = ?"
 INSERTS: Final = (INSERT_WAITING, INSERT_RUNNING, INSERT_MOVED, PAYLOAD, ATTEMPT)
-OTHERS: Final = (CHECKPOINT, MARK, PROGRESS, FORGET, REPLY)
+OTHERS: Final = (CHECKPOINT, MARK, AMEND, PROGRESS, FORGET, REPLY)
 
 
 @cache
@@ -241,6 +243,8 @@ class Grouping:
             check(save.id, "", insert.status)
             _check_move(save)
             stage = self._stage
+            if save.rank is not None or save.options is not None:
+                return False
             if save.scheduled_at is not None:
                 insert = msgspec.structs.replace(insert, scheduled_at=save.scheduled_at)
             ended = save.at if save.to in TERMINAL else None
@@ -316,6 +320,8 @@ class Grouping:
             stage.add(MOVE, (to, save.charged, ended, save.scheduled_at, extras, error, task_id, save.version, save.status))
         if to != save.status:
             stage.change(task_id, save.status, to)
+        if save.rank is not None or save.options is not None:
+            stage.add(AMEND, (save.rank, save.options, task_id))
         if save.reply_to:
             stage.add(REPLY, (save.reply_to, task_id))
 

@@ -42,7 +42,9 @@ _JSON = int(Codec.JSON)
 HELD_TASK_BYTES = 500  # of a task in memory, beside its payload
 
 Written = wire.RegisterQueue | wire.PauseQueues | wire.Acknowledge  # what is stored at once, beside the turns
-Held = wire.Submit | wire.Cancel | wire.Retry | wire.AddSchedule | wire.ChangeSchedule | Written  # what waits meanwhile
+Held = (
+    wire.Submit | wire.Cancel | wire.Retry | wire.Update | wire.AddSchedule | wire.ChangeSchedule | Written
+)  # what waits meanwhile
 SCHEDULE_VERBS = ("cancel", "pause", "resume", "run")
 
 
@@ -114,7 +116,9 @@ class Desk:
                     self._readings.append((client, request))
                 case wire.RegisterQueue() | wire.PauseQueues() | wire.Acknowledge():
                     self._write(connection, request)
-                case wire.GetReplies():
+                case wire.Update():
+                    self._update(client, request)
+                case wire.GetReplies() | wire.Ready():
                     self._readings.append((client, request))
                 case wire.GetHandlers(seq=seq, name=name):
                     known = self.directory.all() if name is None else [(name, self.directory.find(name))]
@@ -345,6 +349,13 @@ class Desk:
             return
         self.events.append(ev.RetryAsked(client, request.seq, self._store.rows(ids), request.force))
 
+    def _update(self, client: int, request: wire.Update) -> None:
+        rows = [] if self._scheduler.knows(request.id) else self._store.rows([request.id])
+        row = rows[0] if rows else None
+        options = None if request.options is None else self.options(request.options)
+        asked = (request.priority, request.scheduled_at, options)
+        self.events.append(ev.UpdateAsked(client, request.seq, request.id, request.version, row, *asked))
+
     def _matching(self, wanted: Filter) -> list[int]:
         if wanted == Filter(ids=wanted.ids):
             return list(wanted.ids)
@@ -374,7 +385,7 @@ class Desk:
         self.server.send(command.client, Reply(command.seq, ids=command.ids, refused=command.refused))
 
     def agree(self, command: Agree, refused: Set[int]) -> None:
-        """Tell a client what became of its request about a schedule."""
+        """Tell a client what became of its request."""
         if command.code:
             answer: wire.Answer = Refused(command.seq, command.code, command.message, command.hint)
         elif any(task_id in refused for task_id in command.ids):
@@ -430,8 +441,8 @@ class Desk:
             case wire.Watch(seq=seq, ids=ids):
                 self._watch(client, ids)
                 return Reply(seq) if seq >= 0 else None
-            case wire.Get(seq=seq, id=task_id):
-                return Reply(seq, tasks=[store.task(task_id)])
+            case wire.Get(seq=seq, id=task_id, uid=uid):
+                return Reply(seq, tasks=[store.task(task_id if task_id else store.id_of(uid))])
             case wire.List(seq=seq, filter=wanted, limit=limit, before=before, offset=offset):
                 limit = max(0, min(limit, PAGE_MAX))
                 tasks = store.tasks(wanted, limit, before, max(0, min(offset, ID_MAX - limit)))
@@ -444,6 +455,8 @@ class Desk:
                 return Reply(seq, queues=store.queues())
             case wire.Explain(seq=seq, id=task_id):
                 return Reply(seq, explanation=self._with_room(store.explain(task_id, time.time_ns() // 1000)))
+            case wire.Ready(seq=seq, statuses=statuses, as_of=as_of, after=after_task, limit=limit, descending=descending):
+                return Reply(seq, tasks=store.ready(statuses, as_of, after_task, min(limit, PAGE_MAX), descending=descending))
             case wire.GetReplies(seq=seq, mailbox=None):
                 return Reply(seq, mailboxes=store.mailboxes())
             case wire.GetReplies(seq=seq, mailbox=str(mailbox), after=after, limit=limit):

@@ -236,6 +236,8 @@ class Loop:
                 saves.append(command)  # type: ignore[arg-type]
                 if command.to in TERMINAL:  # type: ignore[union-attr]
                     ended.append(command)  # type: ignore[arg-type]
+                elif kind is cmd.Move and command.options is not None:  # type: ignore[union-attr]
+                    self._forget_spec(command.id)  # type: ignore[union-attr]  # the store knows its new options
             elif kind is cmd.Insert:
                 saves.append(command)  # type: ignore[arg-type]
                 specs[command.id] = command.spec  # type: ignore[union-attr]
@@ -248,6 +250,11 @@ class Loop:
                 turn.plans.append(command)
             else:
                 acts.append(command)  # type: ignore[arg-type]
+
+    def _forget_spec(self, task_id: int) -> None:
+        spec = self._specs.pop(task_id, None)
+        if spec is not None:
+            self._spec_bytes -= len(spec.payload)
 
     def _follow(self, turn: Turn) -> None:
         """Act on a turn that is stored, and answer."""

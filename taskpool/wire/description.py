@@ -46,19 +46,23 @@ class Description:
     types that msgspec round-trips; registered: whether it is a handler (its annotations are promises, so arguments are checked).
     """
 
+    arg_types: tuple[Any, ...]
+    has_result: bool
+    result_type: Any
+
     def __init__(self, fn: Callable[..., Any], name: str = "", registered: bool = False) -> None:
         self.fn = fn
         self.name = name or canonical_name(fn)
         self.registered = registered
         hints = _hints(fn)
-        self.result_type: Any = hints.get("return", Any)
+        self.result_type = hints.get("return", Any)
         self.has_result = self.result_type not in (None, type(None), typing.NoReturn, typing.Never)
         self.wants_controller = False
         self.open_ended = False  # *args or **kwargs
         self._kinds: frozenset[inspect._ParameterKind] = frozenset()
         self.parameters = self._read_parameters(hints)
         known = self.parameters or ()
-        self.arg_types: tuple[Any, ...] = tuple(p.annotation for p in known)
+        self.arg_types = tuple(p.annotation for p in known)
         self._positional = tuple(p for p in known if p.positional)
         self._required = sum(p.required for p in self._positional)
         self._needs_names = any(p.required for p in known if not p.positional)

@@ -6,7 +6,7 @@ worker → supervisor (records in the ring of its page), zygote ↔ supervisor (
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -205,10 +205,11 @@ class Watch(msgspec.Struct, array_like=True, tag="watch"):
 
 
 class Get(msgspec.Struct, array_like=True, tag="get"):
-    """Read one task."""
+    """Read one task: by its id, or (id 0) by its uid."""
 
     seq: Whole
     id: Whole
+    uid: bytes = b""
 
 
 class List(msgspec.Struct, array_like=True, tag="list"):
@@ -304,6 +305,28 @@ class Stop(msgspec.Struct, array_like=True, tag="stop"):
     grace_s: Seconds | None = 0.0
 
 
+class Update(msgspec.Struct, array_like=True, tag="update"):
+    """Change a waiting task of that version; None leaves a field alone. options: packed Options."""
+
+    seq: Whole
+    id: Whole
+    version: Whole
+    priority: Annotated[int, msgspec.Meta(ge=-(2**31 - 1), le=2**31 - 1)] | None = None
+    scheduled_at: Annotated[int, msgspec.Meta(ge=0, le=2**62)] | None = None
+    options: bytes | None = None
+
+
+class Ready(msgspec.Struct, array_like=True, tag="ready"):
+    """Read tasks in these statuses scheduled for `as_of` (wall µs) or before, in that order; after: (scheduled_at, id)."""
+
+    seq: Whole
+    statuses: list[str]
+    as_of: Whole
+    after: tuple[Whole, Whole] | None = None
+    limit: Whole = 100
+    descending: bool = False
+
+
 class GetHandlers(msgspec.Struct, array_like=True, tag="handlers"):
     """Read what is known of the handlers, or of the one that is meant by a name."""
 
@@ -379,6 +402,8 @@ Request = (
     | Explain
     | Follow
     | Stop
+    | Update
+    | Ready
     | GetHandlers
     | BindHandler
     | GetReplies

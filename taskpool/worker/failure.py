@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-from taskpool.errors import NonRetryableError, RetryableError
+from taskpool.core.retry import said_by
+from taskpool.errors import RetryableError
 from taskpool.model import Options, TaskError
 from taskpool.wire.limits import CAUSES_MAX, EXCEPTION_BYTES_MAX, MESSAGE_BYTES_MAX, TRACEBACK_BYTES_MAX
 from taskpool.worker.interrupt import call_body
@@ -50,11 +51,10 @@ def final_error(kind: str, error: BaseException, message: str = "") -> TaskError
 
 
 def is_retryable(error: BaseException, options: Options) -> bool:
-    """Return whether another attempt may help: as the exception itself says, else by the task's options, else yes."""
-    if issubclass(type(error), RetryableError):
-        return True
-    if issubclass(type(error), NonRetryableError):
-        return False
+    """Return whether another attempt may help: as it says, or what it was raised from, else by the task's options, else yes."""
+    said = said_by(error)
+    if said is not None:
+        return issubclass(type(said), RetryableError)
     if not options.retry_on and not options.no_retry_on:
         return True
     names = {name for cls in type(error).__mro__ for name in (type_name(cls), _text(cls.__name__), _full_name(cls))}
@@ -189,7 +189,8 @@ def _cause_of(error: BaseException) -> TaskError | None:
 
 
 def _backoff_of(error: BaseException) -> float | None:
-    backoff = getattr(error, "backoff", None) if issubclass(type(error), RetryableError) else None
+    said = said_by(error)
+    backoff = getattr(said, "backoff", None) if said is not None and issubclass(type(said), RetryableError) else None
     return float(backoff) if isinstance(backoff, int | float) and 0 <= backoff < float("inf") else None
 
 

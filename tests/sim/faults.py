@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from taskpool.clock import Instant
+from taskpool.core import amend, effects, retry, settle
 from taskpool.core import commands as cmd
-from taskpool.core import effects, retry, settle
 from taskpool.core import events as ev
 from taskpool.core.admission import Room
 from taskpool.core.cron import Cron
@@ -375,6 +375,27 @@ def what_workers_hold_does_not_count_against_its_queue(patch: pytest.MonkeyPatch
                 self._room[name] = queue.concurrency
 
     _wrap(patch, Lines, "measure_room", measure_room)
+
+
+@fault
+def what_is_updated_stands_in_its_line_twice(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Lines, "take_out", lambda self, row: None)
+
+
+@fault
+def an_update_of_an_older_version_is_taken(patch: pytest.MonkeyPatch) -> None:
+    def refusal(original: Any, row: ev.TaskRow | None, asked: ev.UpdateAsked, queue: Any) -> Any:
+        return original(row, msgspec.structs.replace(asked, version=row.version if row is not None else 1), queue)
+
+    _wrap(patch, amend, "refusal", refusal)
+
+
+@fault
+def an_update_lowers_attempts_below_what_was_charged(patch: pytest.MonkeyPatch) -> None:
+    def refusal(original: Any, row: ev.TaskRow | None, asked: ev.UpdateAsked, queue: Any) -> Any:
+        return original(row, msgspec.structs.replace(asked, options=None), queue)
+
+    _wrap(patch, amend, "refusal", refusal)
 
 
 @fault

@@ -35,7 +35,7 @@ from taskpool.testing.simulation.effects import TABLES
 from taskpool.testing.simulation.laws import obey
 from taskpool.testing.simulation.model_engine import Mark, ModelJob
 from taskpool.testing.simulation.model_store import ModelStore, Witness
-from taskpool.testing.simulation.shell import CANCEL, CRON, RETRY, Ended, Shell
+from taskpool.testing.simulation.shell import CANCEL, CRON, RETRY, UPDATE, Ended, Shell
 from taskpool.wire import messages as wire
 from taskpool.wire.messages import Job, Report
 from taskpool.wire.poller import Poller
@@ -243,7 +243,11 @@ class LoopEngine:
         for job in jobs:
             at = deadlines.get(job.n)
             deadline = None if at is None else now.mono + (at - now.wall) * 1000
-            made.append(ModelJob(job.n, job.task_id, job.attempt, job.name, _options.decode(job.options), deadline))
+            made.append(
+                ModelJob(
+                    job.n, job.task_id, job.attempt, job.name, _options.decode(job.options) if job.options else Options(), deadline
+                )
+            )
         self._model.send(worker, made)
 
     def take_back(self, worker: int, above: int, running_ns: int = 0) -> None:
@@ -347,13 +351,17 @@ class RealShell(Shell):
             self._laws.forced.update(ids)
         self._ask(wire.Retry(RETRY, Filter(ids=tuple(ids)), force))
 
+    def update(self, task_id: int, version: int, priority: int | None, at: int | None, options: Options | None) -> None:
+        packed = None if options is None else msgspec.msgpack.encode(options)
+        self._ask(wire.Update(UPDATE, task_id, version, priority, at, packed))
+
     def stop(self, grace_s: float | None) -> None:
-        self._ask(wire.Stop(3, grace_s))
+        self._ask(wire.Stop(4, grace_s))
 
     def pause(self, name: str, *, paused: bool) -> None:
         known = {state.name for state in cast(RealStore, self._store).real.queues()}
         if name in known:
-            self._ask(wire.PauseQueues(4, [name], paused))
+            self._ask(wire.PauseQueues(5, [name], paused))
 
     def _stopped(self, grace_s: float | None) -> None:
         self._desk.refusal = wire.Refused(0, "pool_stopped", "the pool is stopping")
@@ -399,7 +407,7 @@ class RealShell(Shell):
                 case wire.Accepted():
                     self.accepted.append(cmd.Accept(CLIENT, message.seq, message.ids))
                     self._awaited.update(message.ids)
-                case wire.Refused() if message.seq != CRON:
+                case wire.Refused() if message.seq not in (CRON, UPDATE):
                     self.refused.append(message.seq)
         for message in messages:
             if isinstance(message, wire.Settled):

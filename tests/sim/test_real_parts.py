@@ -13,7 +13,7 @@ from taskpool.testing.simulation.fates import LawBroken
 from .loop_faults import LOOP_FAULTS
 from .real_parts import RealShell, real_parts
 
-FAULT_SEEDS = 40
+FAULT_SEEDS = 120
 SEEDS = int(os.environ.get("TASKPOOL_SIM_REAL_SEEDS", "50"))
 
 

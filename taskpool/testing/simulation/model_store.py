@@ -288,6 +288,10 @@ class ModelStore:
             _legal(row.id, row.status, save.to)
         self._witness.move(row, save)
         self._change(stored, save.to, save.charged, save.extras, save.scheduled_at)
+        if save.rank is not None:
+            row.rank = save.rank
+        if save.options is not None:
+            row.options = msgspec.msgpack.decode(save.options, type=Options) if save.options else Options()
         if save.clear_error:
             row.error, stored.result = None, False
         elif save.error is not None:

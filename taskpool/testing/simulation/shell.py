@@ -13,7 +13,7 @@ from taskpool.core import effects
 from taskpool.core import events as ev
 from taskpool.core.lifecycle import CANCELLED, RUNNING, SUCCEEDED, TERMINAL
 from taskpool.core.scheduler import Scheduler
-from taskpool.model import Schedule
+from taskpool.model import Options, Schedule
 from taskpool.testing.simulation.conditions import Conditions
 from taskpool.testing.simulation.laws import Laws, obey
 from taskpool.testing.simulation.model_engine import ModelEngine, ModelJob
@@ -29,7 +29,7 @@ ECHOING: tuple[type[ev.Event], ...] = (
     ev.WorkerReady,
     ev.WorkerDied,
 )  # those that say all they speak of
-CANCEL, RETRY, CRON = 1, 2, 0  # seqs of the simulated client's requests
+CANCEL, RETRY, UPDATE, CRON = 1, 2, -3, 0  # seqs of the simulated client's requests
 
 
 Said = dict[type[ev.Event], deque[ev.Event]]  # the latest messages of a kind
@@ -76,6 +76,7 @@ class Shell:
         self._requests: list[ev.Event] = []
         # Reports and checkpoints may even come from a dead supervisor's time; the others only from this one's.
         self._echoes = {kind: said[kind] if kind in said else deque(maxlen=ECHOES_MAX) for kind in ECHOING}
+        self._asked: dict[int, list[int]] = {}  # task → versions at which clients asked for a change of it
         self._dropped: frozenset[int] = frozenset()  # refused in the last turn: the scheduler may have spoken of them once more
         self._calm = False
 
@@ -99,6 +100,13 @@ class Shell:
     def cron(self, verb: str, name: str, schedule: Schedule | None = None) -> None:
         """A client does something to a schedule."""
         self.deliver(ev.CronAsked(1, CRON, verb, name, schedule))
+
+    def update(self, task_id: int, version: int, priority: int | None, at: int | None, options: Options | None) -> None:
+        """A client changes a task."""
+        rows = [] if self.scheduler.knows(task_id) else self._store.rows([task_id])
+        row = rows[0] if rows else None
+        self._asked.setdefault(task_id, []).append(version)
+        self.deliver(ev.UpdateAsked(1, UPDATE, task_id, version, row, priority, at, options))
 
     def stop(self, grace_s: float | None) -> None:
         """Somebody stops the pool."""
@@ -175,6 +183,9 @@ class Shell:
         for command in commands:
             if isinstance(command, cmd.Kill):
                 self.engine.kill(command.worker, command.n, command.why)  # kills wait for nothing
+        for save in saves:
+            if isinstance(save, cmd.Move) and (save.rank is not None or save.options is not None):
+                obey(save.version in self._asked.get(save.id, ()), f"task {save.id} was changed at another version than was asked")
         self._laws.served += [self.scheduler.tasks[save.id].queue for save in saves if isinstance(save, cmd.Start)]
         self._peril("before the commit")
         self._wait_for_the_disk()
@@ -306,6 +317,8 @@ class Shell:
             case ev.TakenBack() | ev.WorkerDied():
                 box = self.scheduler.workers.get(event.worker)
                 return [row.status for row in box.sent.values()] if box is not None else ()
+            case ev.UpdateAsked():
+                return [self._status(event.id)]
             case ev.CancelAsked() | ev.Dropped():
                 return [self._status(task_id) for task_id in event.ids]
             case ev.RetryAsked() | ev.Refilled():

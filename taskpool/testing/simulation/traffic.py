@@ -39,7 +39,7 @@ class Traffic:
 
     def specs(self, now_wall: int) -> list[tuple[TaskSpec, Options]]:
         """Return the tasks of one submit, with their options decoded."""
-        options = self._options(now_wall)
+        options = self.options(now_wall)
         packed = msgspec.msgpack.encode(options)
         return [(self._spec(packed, now_wall), options) for _ in range(self._random.choice((1, 1, 2, 3, 8)))]
 
@@ -58,7 +58,8 @@ class Traffic:
             scheduled_at=0 if delay_s is None else now_wall + round(delay_s * US),
         )
 
-    def _options(self, now_wall: int) -> Options:
+    def options(self, now_wall: int) -> Options:
+        """Return what a client may say of tasks."""
         random = self._random
         if random.random() < 0.2:
             return Options()

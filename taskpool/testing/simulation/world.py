@@ -270,10 +270,27 @@ class World:
         else:
             statuses = {task_id: stored.row.status for task_id, stored in self._store.tasks.items()}
             ids = self._traffic.targets(statuses)
+            if random.random() < 0.4:
+                for task_id in ids:
+                    self._update(task_id)
             if chance < 0.75:
                 shell.cancel(ids, random.choice((None, None, 0.0, 0.05)), force=random.random() < 0.3)
             else:
                 shell.retry(ids, force=self._traffic.forces(statuses, ids))
+
+    def _update(self, task_id: int) -> None:
+        """Change a task, now and then as it was before."""
+        random, wall = self._random, self._clock.now().wall
+        version = self._store.tasks[task_id].row.version if task_id in self._store.tasks else 1
+        at_s = random.choice((None, None, -1.0, 0.0, 0.05, 2.0, 30.0))
+        options = random.choice((None, None, self._traffic.options(wall)))
+        self._shell.update(
+            task_id,
+            version - (random.random() < 0.1),
+            random.choice((None, 0, 1, -1)),
+            None if at_s is None else wall + round(at_s * US),
+            options,
+        )
 
     def _submit(self) -> None:
         pairs = self._traffic.specs(self._clock.now().wall)
