@@ -336,21 +336,21 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     handler: str
     tz: str = "UTC"
     missed: Missed = "last"
-    catch_up_s: float | None = None
+    catch_up_s: Seconds | None = None
     overlap: Overlap = "skip"
-    jitter_s: float = 0.0
-    codec: int = Codec.PICKLE
+    jitter_s: Seconds = 0.0
+    codec: Whole = Codec.PICKLE
     payload: bytes = b""
     options: Options = Options()
     queue: str = "default"
-    priority: int = 0
-    deadline_s: float | None = None
-    expires_s: float | None = None
-    created_at: int = 0
+    priority: Whole = 0
+    deadline_s: Seconds | None = None
+    expires_s: Seconds | None = None
+    created_at: Whole = 0
     paused: bool = False
-    next_at: int | None = None
-    total: int = 0
-    err_count: int = 0
+    next_at: Whole | None = None
+    total: Whole = 0
+    err_count: Whole = 0
 
     @property
     def call(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from taskpool.model import Filter, Options, Queue, RetryPolicy, TaskSpec
+from taskpool.model import Options, TaskSpec
 from taskpool.wire import messages as wire
 
 _NUMBERS = (0, 1, -1, 2, 7, 1 << 31, (1 << 53) + 1, (1 << 63) - 1, -(1 << 63))
@@ -79,7 +79,7 @@ def _value(chance: random.Random, kind: Any) -> Any:
         return _value(chance, chance.choice(inside))
     if kind is type(None):
         return None
-    assert kind in (Filter, Queue, TaskSpec, RetryPolicy), kind
+    assert issubclass(kind, msgspec.Struct), kind
     return _struct(chance, kind)
 
 
