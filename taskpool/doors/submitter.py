@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
@@ -43,7 +44,7 @@ class Plan:
         return self.fixed or self.said.packed()
 
 
-class Submitter:
+class Submitter(ABC):
     """Hands in tasks, all with the same options. Safe to use from several threads."""
 
     def __init__(self, said: Said) -> None:
@@ -51,8 +52,9 @@ class Submitter:
         self._plans: dict[int, Plan] = {}
 
     @property
+    @abstractmethod
     def _link(self) -> Link:
-        raise NotImplementedError
+        """The connection that tasks go over."""
 
     @overload
     def submit(self, fn: str, /, *args: Any, **kwargs: Any) -> TaskFuture[Any]: ...
