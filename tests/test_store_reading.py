@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -292,3 +293,20 @@ def test_a_reader_sees_each_turn(path: Path) -> None:
         assert store.checkpoint_wal()
         assert reader.counts() == {"queued": 5}
     store.close()
+
+
+def test_words_in_packed_options_are_told_apart(tmp_path: Path) -> None:
+    """One that only occurs in another option, or within a longer one, does not count; nor does SQL in one mean anything."""
+    with closing(Store.open(tmp_path / "words.db")) as store:
+        said = [
+            Options(owner_id="ann"), Options(owner_type="ann"), Options(owner_id="anna"), Options(tags=("ann",)),
+            Options(source="søn'; --"), Options(parent_id=1), Options(owner_id="ann", source="ann"),
+        ]  # fmt: skip
+        store.commit([insert(number, options=options) for number, options in enumerate(said, 1)])
+        assert store.match(Filter(owner_id="ann")) == [7, 1]
+        assert store.match(Filter(owner_type="ann")) == [2]
+        assert store.match(Filter(tags=("ann",))) == [4]
+        assert store.match(Filter(source="søn'; --")) == [5]
+        assert store.match(Filter(owner_id="ann", source="ann")) == [7]
+        assert store.match(Filter(parent_id=1)) == [6]
+        assert store.match(Filter(owner_id="", source="")) == [6, 4, 2]
