@@ -74,4 +74,10 @@ def test_tasks_are_found_by_their_owner_source_and_reference(run: Any, pool: Poo
 
     assert ids("--owner", "user:7") == [mine.id]
     assert ids("--owner", "7") == [mine.id + 1, mine.id]
+    (found,) = json.loads(run("ls", "--json", "--owner", "user:7")[1])["items"]
+    assert (found["owner_type"], found["owner_id"], found["source"], found["reference_id"]) == ("user", "7", "web", "order-1")
+    assert (found["failed_attempts"], found["next_attempt_at"], found["reply_to"]) == (0, None, None)
+    shown = run("ls", "--columns", "id,owner,source,reference", str(mine.id))[1].splitlines()[1].split()
+    assert shown == [str(mine.id), "user:7", "web", "order-1"]
+    assert "order-1" in run("show", str(mine.id))[1]
     assert ids("--source", "web") == ids("--reference", "order-1") == [mine.id]

@@ -46,11 +46,25 @@ COLUMNS: dict[str, Callable[[Task, int], str]] = {
     "priority": lambda task, now: str(task.priority),
     "batch": lambda task, now: "" if task.batch is None else one_line(f"{task.batch}[{task.item}]", 40),
     "tags": lambda task, now: one_line(",".join(task.options.tags), 40),
+    "owner": lambda task, now: one_line(":".join(filter(None, (task.options.owner_type, task.options.owner_id))), 40),
+    "source": lambda task, now: one_line(task.options.source, 30),
+    "reference": lambda task, now: one_line(task.options.reference_id, 40),
     "error": lambda task, now: "" if task.error is None else one_line(str(task.error), LABEL_WIDTH),
     "reason": lambda task, now: one_line(task.wait_reason or task.finish_reason or ""),
 }
 SHOWN = "id,status,name,args,queue,age,time,progress,att"
-SHRINK = {"name", "args", "queue", "batch", "tags", "error", "reason"}  # on a terminal that is too narrow for all
+SHRINK = {
+    "name",
+    "args",
+    "queue",
+    "batch",
+    "tags",
+    "owner",
+    "source",
+    "reference",
+    "error",
+    "reason",
+}  # on a terminal that is too narrow for all
 RIGHT = {"id", "age", "time", "progress", "att", "priority"}
 SORTS: dict[str, Callable[[Task], float | str]] = {
     "id": lambda task: -task.id,

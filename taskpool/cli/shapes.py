@@ -96,6 +96,15 @@ class TaskDoc(msgspec.Struct):
     item: int | None
     tags: tuple[str, ...]
     recurrence: str | None = None
+    owner_type: str | None = None
+    owner_id: str | None = None
+    source: str | None = None
+    reference_id: str | None = None
+    parent_id: int | None = None
+    reply_to: str | None = None
+    headers: dict[str, str] = {}
+    failed_attempts: int = 0
+    next_attempt_at: str | None = None
 
 
 class TasksDoc(msgspec.Struct):
@@ -431,6 +440,15 @@ def task_doc(task: Task, *, nested: bool = False) -> TaskDoc:
         item=task.item,
         tags=options.tags,
         recurrence=task.recurrence,
+        owner_type=options.owner_type or None,
+        owner_id=options.owner_id or None,
+        source=options.source or None,
+        reference_id=options.reference_id or None,
+        parent_id=options.parent_id,
+        reply_to=options.reply_to or None,
+        headers=dict(options.headers),
+        failed_attempts=task.failed_attempts,
+        next_attempt_at=rfc3339(task.next_attempt_at),
         scheduled_at=rfc3339(task.scheduled_at),
         created_at=rfc3339(task.created_at),
         started_at=rfc3339(task.started_at),

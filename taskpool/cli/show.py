@@ -101,6 +101,11 @@ def _facts(task: Task) -> Iterator[tuple[str, str]]:
     yield "schedule", one_line(task.recurrence or "")
     yield "batch", "" if task.batch is None else one_line(f"{task.batch}[{task.item}]")
     yield "tags", one_line(", ".join(options.tags))
+    yield "owner", one_line(":".join(filter(None, (options.owner_type, options.owner_id))))
+    yield "source", one_line(options.source)
+    yield "reference", one_line(options.reference_id)
+    yield "parent", "" if options.parent_id is None else str(options.parent_id)
+    yield "reply to", one_line(options.reply_to)
 
 
 def error_lines(error: TaskError, *, with_traceback: bool = False) -> Iterator[str]:
