@@ -237,7 +237,8 @@ class Progress(msgspec.Struct, array_like=True, frozen=True):
 class Attempt(msgspec.Struct, frozen=True):
     """One run of a task on one worker; never overwritten by the next.
 
-    outcome: succeeded, failed, retrying, cancelled, returned (sent, never begun), snoozed, interrupted, stopped. CPU in seconds.
+    outcome: succeeded, failed, retrying, cancelled, returned (sent, never begun), snoozed, interrupted, stopped. CPU in seconds;
+    CPU and peak memory are 0 for bodies shorter than a millisecond, which are not measured.
     """
 
     task_id: int

@@ -272,6 +272,9 @@ def test_cancelling_what_waits_and_what_runs(pool: Pool, tmp_path: Path) -> None
     assert stubborn.cancel(force=True)
     with pytest.raises(TaskCancelled):
         stubborn.result(WAIT_S)
+    error = pool.attempts(stubborn.id)[0].error
+    assert error is not None
+    assert error.message.startswith("cancelled: killed ")  # nobody waited for it to stop by itself
     done = pool.submit(add, 1)
     done.result(WAIT_S)
     assert not done.cancel()

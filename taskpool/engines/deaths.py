@@ -88,7 +88,7 @@ def _of_ours(why: str, lasted_s: float, limits: Limits | None, memory: int, peak
     if why == "deadline":
         return f"its deadline passed: {after}"
     if why == "cancel":
-        return f"cancelled; it did not stop by itself: {after}"
+        return f"cancelled: {after}"
     if why == "stop":
         return f"the pool was stopped: {after}"
     return f"its worker was ended ({why}): {after}"

@@ -217,7 +217,7 @@ class Supervisor:
             # Without a page of this boot nobody knows how far it came: what was sent counts as begun.
             events.append(ev.Recovered(row, (row.id, row.attempt) in begun or row.worker not in known))
         if events:
-            self._log(f"{len(events)} tasks ran when the last owner died")
+            self._log(f"tasks that ran when the last owner died: {len(events)}")
         rules = store.queue_rules()
         self._desk.know_queues(rules)
         opened = ev.Opened(store.next_id(), store.queues_waiting())
