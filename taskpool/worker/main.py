@@ -55,11 +55,6 @@ def main(worker_id: int, conn_fd: int, page_fd: int, stacks_fd: int, output_fd: 
     worker.run()
 
 
-def handler_names() -> tuple[str, ...]:
-    """Return the names of the handlers that were registered in this process."""
-    return default_registry.names()
-
-
 def set_main_stem(stem: str) -> None:
     """Let functions of this process's `__main__` be found under the name that their script has."""
     description.set_main_stem(stem)
