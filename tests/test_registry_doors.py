@@ -88,6 +88,14 @@ def test_a_short_form_that_means_two_handlers_names_both(pool: Pool) -> None:
         registry.get("run")
 
 
+def test_what_was_bound_stays_when_the_modules_are_imported_anew() -> None:
+    """Such as by a second zygote, when the first has died."""
+    directory = Directory([HandlerInfo("a:run", canonical="a:run")])
+    directory.bind("q/t", "run")
+    directory.learn([HandlerInfo("a:run", canonical="a:run"), HandlerInfo("a:more", canonical="a:more")])
+    assert (directory.find("q/t").name, directory.find("more").name) == ("a:run", "a:more")
+
+
 def test_a_function_of_a_module_that_nobody_has_loaded_is_left_to_the_worker(pool: Pool) -> None:
     future = pool.submit("json:loads", "[1]")
     with pytest.raises(TaskFailed) as caught:

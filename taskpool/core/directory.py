@@ -21,8 +21,12 @@ class Directory:
     """The handlers of one pool."""
 
     def __init__(self, infos: Iterable[HandlerInfo] = ()) -> None:
-        self._infos: dict[str, HandlerInfo] = {}
         self._routes: dict[str, HandlerInfo] = {}
+        self.learn(infos)
+
+    def learn(self, infos: Iterable[HandlerInfo]) -> None:
+        """Take what modules have registered, instead of what they had; what was bound stays."""
+        self._infos: dict[str, HandlerInfo] = {}
         self._modules: set[str] = set()
         for info in infos:
             for name in (info.name, *info.aliases, info.canonical):

@@ -22,7 +22,6 @@ from taskpool.config import Settings
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.core.admission import Room
-from taskpool.core.directory import Directory
 from taskpool.core.scheduler import Scheduler
 from taskpool.engines import recovery, sweep
 from taskpool.engines.launch import Launched, launch
@@ -319,7 +318,7 @@ class Supervisor:
         self._server.send(connection.number, wire.Welcome(wire.PROTOCOL, os.getpid(), *place, notices, prepared.said))
 
     def _on_prepared(self, prepared: wire.Prepared) -> None:
-        self._desk.directory = Directory(prepared.infos)
+        self._desk.directory.learn(prepared.infos)  # once more when the zygote had to be started anew
         hellos, self._hellos = self._hellos, []
         for connection in hellos:
             self._welcome(connection)
