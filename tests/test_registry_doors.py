@@ -314,6 +314,7 @@ def test_every_way_to_end_leaves_a_response_and_a_new_round_another(pool: Pool) 
 
 def test_replies_can_be_waited_for(pool: Pool) -> None:
     assert pool.replies("later", wait=0.01) == []
+    assert not pool._link._calls, "nothing is kept of who gave up"
     found: list[int] = []
     with connect(pool.store) as other:
         waiter = threading.Thread(target=lambda: found.extend(one.task_id for one in other.replies("later", wait=60)))

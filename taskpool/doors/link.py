@@ -164,9 +164,16 @@ class Link:
 
         TimeoutError when there is none after `timeout` seconds.
         """
-        call = _Call()
-        self.outbox.post(make, lambda seq: self._calls.__setitem__(seq, call))
+        call, number = _Call(), 0
+
+        def note(seq: int) -> None:
+            nonlocal number
+            number = seq
+            self._calls[seq] = call
+
+        self.outbox.post(make, note)
         if not self._acquire(call.done, timeout) and call.answer is None:
+            self._calls.pop(number, None)  # an answer that comes now finds nobody
             raise TimeoutError(f"no answer within {timeout:g} s")
         if isinstance(call.answer, Reply):
             return call.answer
