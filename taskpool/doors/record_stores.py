@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from taskpool.clock import Instant
 from taskpool.core import amend, settle
-from taskpool.core.commands import Insert, Save
+from taskpool.core.commands import Insert, Move, Save
 from taskpool.core.events import TaskRow, UpdateAsked
 from taskpool.core.lifecycle import MOVES, PENDING, QUEUED, RETRYING, WAITING
 from taskpool.errors import AlreadyExists, IllegalTransition, InvalidTask, StaleVersion
@@ -61,10 +61,7 @@ class RecordStore:
         _check_mutable(record, self._store.task(row.id))
         options = options_of(record, row.options)
         asked = UpdateAsked(0, 0, row.id, record.version, row, record.priority, record.next_attempt_at, options)
-        error = amend.refusal(row, asked, None)
-        if error is not None:
-            raise error
-        if self._store.commit([amend.amended(row, asked, _now())]):
+        if self._store.commit([_amended(row, asked, _now())]):
             raise StaleVersion(f"task {row.id} was written meanwhile", hint="read it again")
         self.get(record.task_id).copy_to(record)
 
@@ -76,7 +73,7 @@ class RecordStore:
             error = TaskError("cancelled", "cancelled by hand", False)
             save = settle.move(row, str(status), now, error=error, finish_reason="user")
         elif row.status in WAITING:
-            save = settle.move(row, QUEUED, now, scheduled_at=now.wall)
+            save = _amended(row, UpdateAsked(0, 0, row.id, row.version, row, scheduled_at=now.wall), now)
         else:
             save = settle.new_round(row, now)
         if self._store.commit([save]):
@@ -221,6 +218,14 @@ def check_by_hand(task_id: int, before: str, after: str) -> None:
     hastened = after == QUEUED and before in (PENDING, RETRYING)
     if after not in MOVES[before] or before == "succeeded" or not (after == "cancelled" or hastened or another_round):
         raise IllegalTransition(f"record {task_id} cannot be moved from {before} to {after} by hand")
+
+
+def _amended(row: TaskRow, asked: UpdateAsked, now: Instant) -> Move:
+    """Return the write that changes a waiting record, by the rules of the supervisor. Raises what it would refuse it with."""
+    error = amend.refusal(row, asked, None)
+    if error is not None:
+        raise error
+    return amend.amended(row, asked, now)
 
 
 def _check_mutable(record: Record, stored: Task) -> None:
