@@ -100,13 +100,13 @@ class TaskError(msgspec.Struct, frozen=True, omit_defaults=True):
     retryable: bool = True
     type_name: str = ""
     traceback: str = ""
-    exit_code: int | None = None
-    signal: int | None = None
-    peak_rss_bytes: int | None = None
+    exit_code: Whole | None = None
+    signal: Whole | None = None
+    peak_rss_bytes: Whole | None = None
     output_tail: str = ""
     exception: bytes | None = None
     cause: TaskError | None = None
-    backoff_s: float | None = None  # what RetryableError asked for
+    backoff_s: Seconds | None = None  # what RetryableError asked for
 
     def __str__(self) -> str:
         """Return one line for people."""

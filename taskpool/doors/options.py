@@ -7,6 +7,7 @@ seconds or timedeltas, instants are datetimes with a time zone; where an instant
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
@@ -20,7 +21,7 @@ from taskpool.memory import size_of
 from taskpool.model import OnInterrupt, Options, RetryPolicy, encode
 from taskpool.wire.messages import HandlerOptions
 
-PRIORITY_MAX = 2**31 - 1
+PRIORITY_MAX = 2**31 - 1  # of any whole number
 TAGS_MAX = 64
 TAG_LENGTH_MAX = 200
 HEADER_BYTES_MAX = 16 << 10
@@ -297,9 +298,12 @@ def _retry(name: str, value: Any) -> RetryPolicy | None:
         return None
     if not isinstance(value, RetryPolicy):
         raise InvalidTask(f"{name} must be a RetryPolicy: {value!r:.120}", hint="max_attempts= is the short way")
-    numbers = (value.initial_interval, value.maximum_interval, value.backoff_coefficient, value.jitter)
-    if not all(math.isfinite(number) and number >= 0 for number in numbers):
-        raise InvalidTask(f"{name}: intervals, backoff_coefficient and jitter must be finite and not negative: {value!r}")
+    numbers: tuple[Any, ...] = (value.initial_interval, value.maximum_interval, value.backoff_coefficient, value.jitter)
+    if not all(isinstance(number, int | float) and 0 <= number <= sys.float_info.max for number in numbers):
+        raise InvalidTask(f"{name}: intervals, backoff_coefficient and jitter must be finite and not negative: {value!r:.200}")
+    attempts: Any = value.maximum_attempts
+    if not isinstance(attempts, int) or attempts > PRIORITY_MAX:
+        raise InvalidTask(f"{name}: maximum_attempts must be a whole number: {attempts!r:.120}")
     unknown = [kind for kind in value.retryable_error_kinds if kind not in RETRIED_IF_SAID]
     if unknown:
         kinds = ", ".join(sorted(RETRIED_IF_SAID))

@@ -5,6 +5,7 @@ The process is started first of all; what this side needs is imported while it s
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -181,7 +182,7 @@ class Supervisor:
     _cancel_grace_s = 0.0
 
     def __init__(self) -> None:
-        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._sock, theirs = map(_above_standard, socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
         with theirs:
             command = [sys.executable, "-P", "-c", _SUPERVISOR, "--fd", str(theirs.fileno()), *_search_path()]
             try:
@@ -197,7 +198,10 @@ class Supervisor:
         from taskpool.doors.link import Link
 
         self._cancel_grace_s = settings.cancel_grace_s
-        frame = encoder.encode(Boot(settings, _prepare(preload), os.getpid()))
+        try:
+            frame = encoder.encode(Boot(settings, _prepare(preload), os.getpid()))
+        except UnicodeEncodeError as error:  # such a name of a file has halves of surrogate pairs
+            raise InvalidSettings(f"the path of a store or a script must be UTF-8: {error.object!r:.200}") from error
         try:
             self._sock.sendall(len(frame).to_bytes(4, "little") + frame)
         except OSError:
@@ -236,6 +240,14 @@ class Supervisor:
             return f"the supervisor (pid {self.process.pid}) closed the connection"
         how = f"exited with code {code}" if code >= 0 else f"was killed by {_signal_name(-code)}"
         return f"the supervisor (pid {self.process.pid}) {how}"
+
+
+def _above_standard(sock: socket.socket) -> socket.socket:
+    """Return a socket whose descriptor is none of the standard ones, which a script may have closed, and C code writes to."""
+    if sock.fileno() > 2:
+        return sock
+    with sock:
+        return socket.socket(fileno=fcntl.fcntl(sock, fcntl.F_DUPFD_CLOEXEC, 3))
 
 
 def _check_grace(grace: Any) -> None:

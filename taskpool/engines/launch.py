@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,22 @@ class Launched(NamedTuple):
     process: subprocess.Popen[bytes]
     sock: socket.socket
     mark: str
+
+
+def settle_in() -> None:
+    """Undo what a process of our own may have inherited from a careless parent.
+
+    Standard descriptors that are closed: prints would be written to what is opened next. SIGCHLD ignored: children that die could
+    not be asked how. Signals that are blocked.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free is this one
+            os.set_inheritable(fd, True)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def launch(mark: str, *, python: str = sys.executable, environment: dict[str, str] | None = None) -> Launched:

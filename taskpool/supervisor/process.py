@@ -24,7 +24,7 @@ from taskpool.core import events as ev
 from taskpool.core.admission import Room
 from taskpool.core.scheduler import Scheduler
 from taskpool.engines import recovery, sweep
-from taskpool.engines.launch import Launched, launch
+from taskpool.engines.launch import Launched, launch, settle_in
 from taskpool.engines.node import Node
 from taskpool.errors import InternalError, StoreError, StoreLocked, StoreUnusable, TaskpoolError
 from taskpool.memory import usable_memory
@@ -69,6 +69,7 @@ def serve(settings: Settings, prepare: wire.Prepare, *, log: Callable[[str], Non
 
     The first signal stops taking work and waits `drain_grace_s`; the second ends at once. Raises TaskpoolError if it cannot start.
     """
+    settle_in()
     return Supervisor(settings, prepare, log=log).serve_all()
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
-from taskpool.engines.launch import launch
+from taskpool.engines.launch import launch, settle_in
 
 
 def main(argv: list[str]) -> int:
     """Serve the script at the other end of the inherited socket that `--fd N` names. Return the exit code."""
+    settle_in()
     zygote = launch(new_mark())
     from taskpool.supervisor.process import main as serve
 

@@ -54,20 +54,20 @@ OK, ERROR, SNOOZED, CANCELLED, SOFT_TIMEOUT = range(5)  # outcomes of a body
 class Report(msgspec.Struct, array_like=True, tag=0, gc=False):
     """How a body ended. *_ns monotonic; value encoded by codec; output_end: bytes written to the worker's output stream so far."""
 
-    n: int
-    task_id: int
-    attempt: int
-    outcome: int
-    began_ns: int
-    duration_ns: int
-    cpu_user_us: int = 0
-    cpu_system_us: int = 0
-    peak_rss_kib: int = 0
-    output_end: int = 0
-    codec: int = 1
+    n: Whole
+    task_id: Whole
+    attempt: Whole
+    outcome: Whole
+    began_ns: Whole
+    duration_ns: Whole
+    cpu_user_us: Whole = 0
+    cpu_system_us: Whole = 0
+    peak_rss_kib: Whole = 0
+    output_end: Whole = 0
+    codec: Whole = 1
     value: bytes | None = None
     error: TaskError | None = None
-    snooze_s: float = 0.0
+    snooze_s: Seconds = 0.0
     progress: Progress | None = None
     dirty: bool = False  # the worker cannot be trusted with another task (threads, descriptors, …): retire it
     effects: list[Effect] | None = None  # of a success
@@ -76,15 +76,15 @@ class Report(msgspec.Struct, array_like=True, tag=0, gc=False):
 class Skipped(msgspec.Struct, array_like=True, tag=1, gc=False):
     """The worker passed over task n because it had been taken back."""
 
-    n: int
+    n: Whole
 
 
 class Checkpointed(msgspec.Struct, array_like=True, tag=2, gc=False):
     """A running body saved its state; the latest is given to the next attempt."""
 
-    n: int
-    task_id: int
-    attempt: int
+    n: Whole
+    task_id: Whole
+    attempt: Whole
     data: bytes
 
 

@@ -16,6 +16,7 @@ A file of tmpfs or a disk will do; its space is reserved at creation, so that a 
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from collections.abc import Iterator
@@ -183,7 +184,7 @@ class Page:
             n, done, total = words[PROGRESS_N], self.floats[PROGRESS_DONE], self.floats[PROGRESS_TOTAL]
             text = bytes(self._bytes[_TEXT : _TEXT + min(words[PROGRESS_LENGTH], PROGRESS_TEXT_BYTES)])
             if before % 2 == 0 and words[PROGRESS_SEQ] == before:
-                return n, Progress(done, total, text.decode("utf-8", "replace"))
+                return n, Progress(finite(done), finite(total), text.decode("utf-8", "replace"))
         return None
 
     # ---- what the worker writes -------------------------------------------------------------------------------------
@@ -304,3 +305,8 @@ def load_spill(run_dir: str, spilled: Spilled, limit: int) -> bytes:
         if size != spilled.size or size > limit:
             raise PageInvalid(f"{spilled.name} has {size} bytes; {spilled.size} were written, {limit} are allowed")
         return file.read()
+
+
+def finite(number: float) -> float:
+    """Return a number as the store can keep it: 0 for NaN and for the infinite."""
+    return number if math.isfinite(number) else 0.0

@@ -18,7 +18,7 @@ import msgspec
 from taskpool import faults
 from taskpool.core.registry import Registry
 from taskpool.errors import ArgCountError, ArgTypeError, Cancelled, HandlerNotFound, InvalidPayload, Snooze, SoftTimeout
-from taskpool.model import Codec, Controller, Options, TaskError
+from taskpool.model import SECONDS_MAX, Codec, Controller, Options, TaskError
 from taskpool.wire.codec import decode_args, decode_by_value, encode_result
 from taskpool.wire.description import Description, describe
 from taskpool.wire.messages import CANCELLED, ERROR, OK, SNOOZED, SOFT_TIMEOUT, Checkpointed, Job, Report
@@ -177,7 +177,7 @@ def _snoozed(error: BaseException) -> float | None:
     """Return for how long, if that is a time."""
     try:
         seconds = float(getattr(error, "seconds"))  # noqa: B009  # a subclass may have none
-        return seconds if 0 <= seconds < float("inf") else None
+        return seconds if 0 <= seconds <= SECONDS_MAX else None
     except BaseException:
         return None
 

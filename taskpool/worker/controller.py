@@ -30,6 +30,7 @@ from taskpool.wire.page import (
     PROGRESS_TOTAL,
     STOPPING,
     Page,
+    finite,
 )
 
 Item = TypeVar("Item")
@@ -61,7 +62,8 @@ class PageController:
         """End it with the attempt. Return the last progress, if any was told."""
         last = None
         if self._told:
-            last = Progress(self._floats[PROGRESS_DONE], self._floats[PROGRESS_TOTAL], self._text, time.time_ns() // 1000)
+            done, total = finite(self._floats[PROGRESS_DONE]), finite(self._floats[PROGRESS_TOTAL])
+            last = Progress(done, total, self._text, time.time_ns() // 1000)
         self._n = 0
         return last
 
@@ -106,8 +108,8 @@ class PageController:
         return self._checkpoint
 
     def progress(self, done: float, total: float = 0.0, text: str = "") -> None:
-        """Say how far the task is."""
-        done, total = float(done), float(total)
+        """Say how far the task is. What is no number (NaN, infinite) counts as 0."""
+        done, total = finite(float(done)), finite(float(total))
         if self._n == 0:
             return
         words, floats = self._words, self._floats

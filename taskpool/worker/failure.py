@@ -15,7 +15,7 @@ from typing import Any
 
 from taskpool.core.retry import said_by
 from taskpool.errors import RetryableError
-from taskpool.model import Options, TaskError
+from taskpool.model import SECONDS_MAX, Options, TaskError
 from taskpool.wire.limits import CAUSES_MAX, EXCEPTION_BYTES_MAX, MESSAGE_BYTES_MAX, TRACEBACK_BYTES_MAX
 from taskpool.worker.interrupt import call_body
 
@@ -191,7 +191,7 @@ def _cause_of(error: BaseException) -> TaskError | None:
 def _backoff_of(error: BaseException) -> float | None:
     said = said_by(error)
     backoff = getattr(said, "backoff", None) if said is not None and issubclass(type(said), RetryableError) else None
-    return float(backoff) if isinstance(backoff, int | float) and 0 <= backoff < float("inf") else None
+    return float(backoff) if isinstance(backoff, int | float) and 0 <= backoff <= SECONDS_MAX else None
 
 
 def _pickled(error: BaseException) -> bytes | None:

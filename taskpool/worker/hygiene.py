@@ -43,6 +43,7 @@ class Hygiene:
         self._null = identity_of(0)
         self._recursion = sys.getrecursionlimit()
         self._collects = gc.isenabled()
+        self._main = sys.modules.get("__main__")
 
     def has_threads(self) -> bool:
         """Return whether a thread was left that does not end soon. Cheap when there is none."""
@@ -88,7 +89,7 @@ class Hygiene:
             for name in [name for name in variables if name not in self._variables]:
                 del variables[name]
             variables.update(self._variables)
-        return True
+        return sys.modules.get("__main__") is self._main  # whoever takes that away has taken more
 
     def _restore_signals(self) -> bool:
         for timer in _TIMERS:
