@@ -237,6 +237,16 @@ def test_every_page_is_in_the_table_of_contents() -> None:
             assert f"({page.relative_to(ROOT / 'docs')})" in contents, page.name
 
 
+def test_every_test_that_is_named_exists() -> None:
+    """The adversary's list would be worth nothing otherwise."""
+    text = (ROOT / "docs" / "robustness.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
+    assert len(named) > 80
+    assert text.count(".py::") == len(named), "a name that is not read"
+    for file, name in named:
+        assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), f"{file}::{name}"
+
+
 def test_every_verb_and_option_of_the_command_line_has_its_words() -> None:
     """The page on the command line and the program say the same: verbs, options, exit codes."""
     text = (ROOT / "docs" / "command-line.md").read_text()
