@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from taskpool.doors.client import Client as Client
     from taskpool.doors.client import connect as connect
     from taskpool.doors.client import current_pool as current_pool
+    from taskpool.doors.foreign import Outbox as Outbox
     from taskpool.doors.future import TaskFuture as TaskFuture
     from taskpool.doors.mailbox import Response as Response
     from taskpool.doors.named import marshal_payload as marshal_payload
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from taskpool.doors.task import TaskFunction as TaskFunction
     from taskpool.doors.task import register as register
     from taskpool.doors.task import task as task
+    from taskpool.doors.transaction import Enqueued as Enqueued
+    from taskpool.doors.transaction import Transaction as Transaction
+    from taskpool.doors.transaction import enqueue as enqueue
+    from taskpool.doors.transaction import transaction as transaction
+    from taskpool.doors.transaction import try_execute_now as try_execute_now
     from taskpool.errors import *  # noqa: F403
     from taskpool.errors import TaskCancelled as TaskCancelled
     from taskpool.errors import TaskPanicked as TaskPanicked
@@ -70,11 +76,13 @@ _PLACES = {
     "Consumer": "taskpool.protocols",
     "Controller": "taskpool.model",
     "Description": "taskpool.wire.description",
+    "Enqueued": "taskpool.doors.transaction",
     "Explanation": "taskpool.model",
     "Filter": "taskpool.model",
     "Handler": "taskpool.protocols",
     "HandlerInfo": "taskpool.wire.messages",
     "Occurrence": "taskpool.model",
+    "Outbox": "taskpool.doors.foreign",
     "Pool": "taskpool.doors.pool",
     "PoolStore": "taskpool.doors.record_stores",
     "Progress": "taskpool.model",
@@ -97,6 +105,7 @@ _PLACES = {
     "TaskError": "taskpool.model",
     "TaskFunction": "taskpool.doors.task",
     "TaskFuture": "taskpool.doors.future",
+    "Transaction": "taskpool.doors.transaction",
     "as_completed": "concurrent.futures",
     "backoff_for": "taskpool.core.retry",
     "canonical_name": "taskpool.wire.description",
@@ -107,10 +116,13 @@ _PLACES = {
     "describe": "taskpool.wire.description",
     "is_retryable": "taskpool.core.retry",
     "marshal_payload": "taskpool.doors.named",
+    "enqueue": "taskpool.doors.transaction",
     "no_retry": "taskpool.model",
     "register": "taskpool.doors.task",
     "task": "taskpool.doors.task",
     "track": "taskpool.worker.controller",
+    "transaction": "taskpool.doors.transaction",
+    "try_execute_now": "taskpool.doors.transaction",
     "unmarshal_payload": "taskpool.doors.named",
     "wait": "concurrent.futures",
 } | dict.fromkeys(

@@ -136,7 +136,14 @@ class Advance(msgspec.Struct, gc=False):
     err_count: int
 
 
-Plan = Keep | Forget | Occur | Advance  # stored in the same transaction as the saves
+class Taken(msgspec.Struct, gc=False):
+    """Take a row out of the inbox, in the transaction that stores its task (id; 0: that is stored already)."""
+
+    seq: int
+    id: int
+
+
+Plan = Keep | Forget | Occur | Advance | Taken  # stored in the same transaction as the saves
 
 # ---- acts -----------------------------------------------------------------------------------------------------------
 

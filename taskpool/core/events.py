@@ -94,6 +94,15 @@ class Submitted(msgspec.Struct, tag=True):
     options: list[Options]
 
 
+class Arrived(msgspec.Struct, tag=True):
+    """Tasks that guests' transactions stored, by their numbers in the inbox. known: numbers of those that are tasks already."""
+
+    seqs: list[int]
+    specs: list[TaskSpec]
+    options: list[Options]
+    known: list[int]
+
+
 class Reported(msgspec.Struct, tag=True):
     """A worker ended bodies. outputs: n → tail of what it printed."""
 
@@ -222,6 +231,7 @@ Event = (
     | CronAsked
     | Recovered
     | Submitted
+    | Arrived
     | Reported
     | Saved
     | Passed

@@ -27,6 +27,7 @@ from taskpool.core.commands import (
     Signal,
     Start,
     TakeBack,
+    Taken,
 )
 from taskpool.core.cron import Cron, NextAfter, never
 from taskpool.core.events import TaskRow
@@ -97,6 +98,10 @@ class Scheduler:
                 self._on_submitted(event, now)
             case ev.Dispatch():
                 self._on_dispatch(now)
+            case ev.Arrived():
+                for seq, spec, options in zip(event.seqs, event.specs, event.options, strict=True):
+                    self._out.append(Taken(seq, self._insert(spec, options, now.wall)))
+                self._out += [Taken(seq, 0) for seq in event.known]
             case ev.Passed():
                 self._on_passed(event, now)
             case ev.TakenBack():

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Unpack
+from typing import Any, Protocol, Unpack
 
 import msgspec
 
 from taskpool.core.lifecycle import MOVES
 from taskpool.doors.answering import Answering
 from taskpool.doors.options import NOTHING_SAID, TaskOptions
-from taskpool.errors import IllegalTransition, InvalidTask, NotCancellable, StaleVersion
+from taskpool.errors import IllegalTransition, InvalidTask, NotCancellable, NotFound, StaleVersion
 from taskpool.model import Filter, Options, Status, Task, encode
 from taskpool.records import uid_of
 from taskpool.wire import messages as wire
@@ -28,15 +28,36 @@ _FIELDS = {
 STALE = "read it again, and decide anew"
 
 
+class HasUid(Protocol):
+    """A task that a supervisor may not have seen yet, such as an Enqueued."""
+
+    @property
+    def uid(self) -> str:
+        """Return its UUID."""
+
+
+TaskId = int | str | HasUid
+
+
 class Amending(Answering):
     """Reads and writes single tasks."""
 
-    def get(self, task_id: int | str) -> Task:
-        """Return a task, by its id or its UUID, as it stands in the store. NotFound."""
-        place = (0, uid_of(task_id)) if isinstance(task_id, str) else (task_id,)
-        reply = self._link.request(lambda seq: wire.Get(seq, *place))
+    def get(self, task_id: TaskId) -> Task:
+        """Return a task as it stands in the store, by its id, its UUID or as it was enqueued. NotFound."""
+        number = task_id if isinstance(task_id, int) else self._id_of(task_id)
+        reply = self._link.request(lambda seq: wire.Get(seq, number))
         assert reply.tasks
         return reply.tasks[0]
+
+    def _id_of(self, task: str | HasUid) -> int:
+        """Return the id of a task that the supervisor may not have seen yet."""
+        text = task if isinstance(task, str) else task.uid
+        uid = uid_of(text)
+        found = self._link.request(lambda seq: wire.Find(seq, [uid])).ids or [0]
+        if not found[0]:
+            hint = "" if isinstance(task, str) else "its transaction has not committed, or was rolled back"
+            raise NotFound(f"there is no task {text}", hint=hint)
+        return found[0]
 
     def update(self, task: Task | int, /, *, version: int | None = None, **options: Unpack[TaskOptions]) -> Task:
         """Change a task that waits: when it is due (`at`, `delay`), its priority, any other option; return it as it is then.

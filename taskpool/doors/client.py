@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypedDict, T
 import msgspec
 
 from taskpool.config import socket_path, store_path
-from taskpool.doors.amending import Amending
+from taskpool.doors.amending import Amending, TaskId
 from taskpool.doors.options import NOTHING_SAID
 from taskpool.doors.selection import FilterFields, Wanted, filter_of, meant
 from taskpool.doors.submitter import Submitter
@@ -94,10 +94,9 @@ class Client(Amending):
 
     # ---- looking ------------------------------------------------------------------------------------------------------
 
-    def future(self, task_id: int) -> TaskFuture[Any]:
-        """Return a future for a stored task. NotFound."""
-        self.get(task_id)
-        return self._link.watch(task_id)
+    def future(self, task_id: TaskId) -> TaskFuture[Any]:
+        """Return a future for a stored task, by its id, its uid or as it was enqueued. NotFound."""
+        return self._link.watch(self.get(task_id).id)
 
     def count(self, wanted: Wanted = None, /, **fields: Unpack[FilterFields]) -> int:
         """Return how many tasks match."""
@@ -106,7 +105,7 @@ class Client(Amending):
             return 0
         return self._link.request(lambda seq: wire.Count(seq, matching)).next or 0
 
-    def wait(self, task_id: int, timeout: float | None = None) -> Task:
+    def wait(self, task_id: TaskId, timeout: float | None = None) -> Task:
         """Wait for the end of a task, however it ends, and return it. TimeoutError after `timeout` seconds; NotFound."""
         future = self.future(task_id)
         if not future.done():

@@ -1,10 +1,10 @@
-"""What of the schedules may be stored when tasks of a turn are refused: of a schedule all its times of the turn, or none."""
+"""What else may be stored when tasks of a turn are refused: of a schedule all its times of the turn, or none; no arrival's leaving."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from taskpool.core.commands import Advance, Occur, Plan
+from taskpool.core.commands import Advance, Occur, Plan, Taken
 
 
 def _refused_schedules(plans: Sequence[Plan], refused: Collection[int]) -> set[str]:
@@ -19,12 +19,14 @@ def refused_with(plans: Sequence[Plan], refused: Collection[int]) -> set[int]:
 
 
 def unrefused(plans: Sequence[Plan], refused: Collection[int]) -> list[Plan]:
-    """Return the plans without the times of schedules that made a refused task."""
+    """Return the plans without the times of schedules that made a refused task, and what leaves the inbox as one of those."""
     names = _refused_schedules(plans, refused)
 
     def stays(plan: Plan) -> bool:
         if isinstance(plan, Occur):
             return plan.occurrence.schedule not in names
+        if isinstance(plan, Taken):
+            return plan.id not in refused
         return not isinstance(plan, Advance) or plan.name not in names
 
     return [plan for plan in plans if stays(plan)]

@@ -12,6 +12,7 @@ every UPDATE of ours asserts the status and version that it moves from.
     queue       one row per queue that was registered (config) or paused
     reply       one row per response that nobody has acknowledged; its numbers are never given twice
     schedule    one row per cron schedule   occurrence  one row per planned time of one, also of the skipped
+    inbox       one row per task that a guest's transaction stored and that was not moved to task yet
     meta        one row: mark, epoch, turns committed, whether the last owner closed the file, its boot and durability
 """
 
@@ -122,6 +123,7 @@ CREATE TABLE occurrence(
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX occurrence_task ON occurrence(task_id) WHERE task_id IS NOT NULL;
 CREATE INDEX occurrence_queued ON occurrence(schedule) WHERE outcome = 'queued';
+CREATE TABLE inbox(seq INTEGER PRIMARY KEY AUTOINCREMENT, uid BLOB NOT NULL UNIQUE, spec BLOB NOT NULL);
 CREATE TABLE meta(
     id INTEGER PRIMARY KEY CHECK(id = 1),
     mark TEXT NOT NULL,

@@ -92,6 +92,7 @@ OCCUR: Final = (
     "ON CONFLICT(schedule, planned_at) DO UPDATE SET outcome = excluded.outcome, reason = excluded.reason, "
     "task_id = excluded.task_id, at = excluded.at WHERE occurrence.outcome = 'queued'"
 )
+TAKE: Final = "DELETE FROM inbox WHERE seq = ?"
 ADVANCE: Final = "UPDATE schedule SET next_at = ?, total = ?, err_count = ? WHERE name = ?"
 FORGET_OCCURRENCES: Final = "DELETE FROM occurrence WHERE schedule = ?"
 FORGET_SCHEDULE: Final = "DELETE FROM schedule WHERE name = ?"

@@ -25,6 +25,7 @@ from taskpool.store import connection, schema, stages
 from taskpool.store.check import Check
 from taskpool.store.conditions import EffectChanged, Refused, StaleEpoch, StoreBusy, StoreFull, StoreIOError, in_our_words
 from taskpool.store.effects import Effects
+from taskpool.store.inbox import InboxReading
 from taskpool.store.ledger import Ledger
 from taskpool.store.lock import OwnerLock
 from taskpool.store.opening import Found, boot_id, inspect
@@ -42,7 +43,7 @@ OVERDUE = 4  # times that many rows or transactions, and `commit` itself makes t
 WAL_WARN_BYTES = 64 << 20  # a log that long is kept from shrinking by somebody's open read transaction
 
 
-class Store(Reading):
+class Store(Reading, InboxReading):
     """The owner's handle of one store. Not thread-safe: it belongs to the loop.
 
     epoch: how often the store has been owned; mark: the store's own name, which its processes bear; unclean: the last owner did not

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, Final
 
-from taskpool.core.commands import Advance, End, Forget, Keep, Occur, Plan, Save
+from taskpool.core.commands import Advance, End, Forget, Keep, Occur, Plan, Save, Taken
 from taskpool.core.effects import Key
 from taskpool.errors import InternalError
 from taskpool.model import encode
@@ -59,7 +59,7 @@ class Writer:
         self._count(stage)
 
     def write_plans(self, plans: Sequence[Plan]) -> None:
-        """Write what became of schedules, in order."""
+        """Write what became of schedules and arrivals, in order."""
         execute = self._db.execute
         for plan in plans:
             match plan:
@@ -72,6 +72,8 @@ class Writer:
                 case Keep(schedule=kept):
                     counts = (kept.paused, kept.next_at, kept.total, kept.err_count)
                     execute(stages.KEEP, (kept.name, kept.spec, kept.tz, *counts, encode(kept)))
+                case Taken(seq=seq):
+                    execute(stages.TAKE, (seq,))
                 case Forget(name=name):
                     execute(stages.FORGET_OCCURRENCES, (name,))
                     execute(stages.FORGET_SCHEDULE, (name,))

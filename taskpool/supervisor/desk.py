@@ -42,9 +42,9 @@ _JSON = int(Codec.JSON)
 HELD_TASK_BYTES = 500  # of a task in memory, beside its payload
 
 Written = wire.RegisterQueue | wire.PauseQueues | wire.Acknowledge  # what is stored at once, beside the turns
-Held = (
-    wire.Submit | wire.Cancel | wire.Retry | wire.Update | wire.AddSchedule | wire.ChangeSchedule | Written
-)  # what waits meanwhile
+Held = (  # what waits meanwhile
+    wire.Submit | wire.Cancel | wire.Retry | wire.Update | wire.AddSchedule | wire.ChangeSchedule | wire.Find | Written
+)
 SCHEDULE_VERBS = ("cancel", "pause", "resume", "run")
 
 
@@ -60,6 +60,8 @@ class Desk:
         self.watchers: dict[int, tuple[int, ...]] = {}
         self.on_hello: Callable[[Connection], None] = lambda connection: None
         self.on_stop: Callable[[float | None], None] = lambda grace_s: self.events.append(ev.StopAsked(grace_s))
+        self.on_find: Callable[[], None] = lambda: None  # somebody asks for what may lie in the inbox
+        self.finds_more: Callable[[], bool] = lambda: False  # whether the next turn looks into it too
         self.refusal: Refused | None = None  # set: no new work, and why
         self.follow_asked = False  # somebody began to follow: the loop looks at once, and takes this back
         self._readings: list[tuple[int, wire.Request]] = []
@@ -89,6 +91,9 @@ class Desk:
             match request:
                 case wire.Submit():
                     self._submit(client, request)
+                case wire.Find():
+                    self.on_find()
+                    self._readings.append((client, request))
                 case wire.Hello():
                     self._hello(connection, request)
                 case wire.Cancel():
@@ -447,6 +452,12 @@ class Desk:
                 limit = max(0, min(limit, PAGE_MAX))
                 tasks = store.tasks(wanted, limit, before, max(0, min(offset, ID_MAX - limit)))
                 return Reply(seq, tasks=tasks, next=tasks[-1].id if tasks and len(tasks) == limit else None)
+            case wire.Find(seq=seq, uids=uids):
+                found = store.find_uids(uids)
+                if len(found) < len(set(uids)) and self.finds_more():
+                    self._readings.append((client, request))
+                    return None
+                return Reply(seq, ids=[found.get(uid, 0) for uid in uids])
             case wire.Count(seq=seq, filter=wanted):
                 return Reply(seq, next=len(store.match(wanted, BULK_MAX)))
             case wire.GetAttempts(seq=seq, id=task_id):

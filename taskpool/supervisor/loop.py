@@ -28,6 +28,7 @@ from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.plans import unrefused
 from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk
+from taskpool.supervisor.inbox import Inbox
 from taskpool.supervisor.server import STARVED_S, Server
 from taskpool.wire.messages import Job, News
 from taskpool.wire.poller import Poller
@@ -102,8 +103,9 @@ class Loop:
         clock: Clock,
         log: Callable[[str], None],
         memory_limit: int | None = None,
+        inbox: Inbox | None = None,
     ) -> None:
-        """memory_limit: bytes that a task may use which says nothing of its own."""
+        """memory_limit: bytes that a task may use which says nothing of its own; inbox None: one that nobody tells of the log."""
         self._memory_limit = memory_limit
         self._store = store
         self._engine = engine
@@ -112,6 +114,9 @@ class Loop:
         self._server = server
         self._poller = poller
         self._clock = clock
+        self._inbox = inbox or Inbox(store, desk.options, log)
+        desk.on_find = self._inbox.knock
+        desk.finds_more = self._finds_more
         self._log = log
         self._events: list[ev.Event] = []
         self._specs: dict[int, TaskSpec] = {}  # of tasks that wait to be sent for the first time
@@ -159,6 +164,8 @@ class Loop:
             self._desk.try_again()
         events, self._events = self._events, []
         events += self._desk.take_events()
+        if not self._scheduler.stopping:
+            events += self._inbox.take(self._clock.now().mono)
         turn = Turn(events, self._clock.now(), mark)
         self.turns += 1
         if not self._is_carried_out(turn):
@@ -168,6 +175,11 @@ class Loop:
         self._look_at_progress(turn.now)
         self._server.listen_again()
         self._store.tidy()  # nobody waits for it: all that this turn had to say is said
+        if turn.saves or turn.plans:
+            self._inbox.settle()
+
+    def _finds_more(self) -> bool:
+        return self._inbox.due and not self._scheduler.stopping
 
     def _timeout(self) -> float | None:
         now = self._clock.now()
@@ -181,6 +193,9 @@ class Loop:
             timer = min(BUSY_RETRY_NS_MAX / NS, BUSY_RETRY_NS_MAX / NS if timer is None else timer)
         if self._server.starved:
             timer = min(timer, STARVED_S) if timer is not None else STARVED_S
+        look = None if self._scheduler.stopping else self._inbox.next_look(now.mono)
+        if look is not None:
+            timer = look if timer is None else min(timer, look)
         if self._progress_at:
             look = max(0.0, (self._progress_at - now.mono) / NS)
             return look if timer is None else min(timer, look)
@@ -217,7 +232,7 @@ class Loop:
         self._sort(turn, commands)
         if told:
             turn.effects = effects.wanted(turn.saves)
-            if not turn.saves:
+            if not turn.saves and not turn.plans:
                 self._store.abandon()
         if commands:
             faults.point("commit.before")
@@ -262,6 +277,7 @@ class Loop:
         faults.point("commit.after")
         if refused:
             self._events.append(ev.Dropped(sorted(refused)))
+            self._inbox.again(self._clock.now().mono)  # what was to be taken out of it, and was refused, lies there still
             starts = [start for start in starts if start.id not in refused]
             ended = [end for end in ended if end.id not in refused]
             for task_id in refused:

@@ -24,6 +24,7 @@ from taskpool.core import events as ev
 from taskpool.core.admission import Room
 from taskpool.core.scheduler import Scheduler
 from taskpool.engines import recovery, sweep
+from taskpool.engines.inotify import FileWatch
 from taskpool.engines.launch import Launched, launch, settle_in
 from taskpool.engines.node import Node
 from taskpool.errors import InternalError, StoreError, StoreLocked, StoreUnusable, TaskpoolError
@@ -32,13 +33,14 @@ from taskpool.model import Stats
 from taskpool.store.conditions import StoreBusy
 from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk, stats_of
+from taskpool.supervisor.inbox import FALLBACK_NS, Inbox
 from taskpool.supervisor.loop import GIVE_UP_S, Loop
 from taskpool.supervisor.server import Connection, Server, refusal
 from taskpool.supervisor.start import new_mark
 from taskpool.timetable import next_after
 from taskpool.wire import messages as wire
 from taskpool.wire.frames import FrameWriter
-from taskpool.wire.poller import Poller
+from taskpool.wire.poller import IN, Poller
 
 OPEN_WAIT_S = 5.0  # how long a new owner waits for one that is just ending, or for a store that takes no writes
 TELL_S = 0.3  # … before it says so
@@ -159,6 +161,7 @@ class Supervisor:
         desk.on_hello = self._on_hello
         desk.on_stop = self.stop
         self._loop = Loop(
+            inbox=self._watched_inbox(),
             store=store,
             engine=self._node,
             scheduler=scheduler,
@@ -175,6 +178,21 @@ class Supervisor:
         self._check = store.start_check() if store.unclean else None
         if self._check is not None:
             self._poller.add(self._check.fileno(), self._on_checked)
+
+    def _watched_inbox(self) -> Inbox:
+        """Return the inbox, and have the kernel tell when the log of the store is written."""
+        try:
+            watch = FileWatch(str(self._store.places.wal))
+        except OSError as error:
+            self._log(f"looking into the inbox once a second: {error}")
+            inbox = Inbox(self._store, self._desk.options, self._log)
+            inbox.fallback = True
+            inbox.again(time.monotonic_ns(), FALLBACK_NS)
+            return inbox
+        inbox = Inbox(self._store, self._desk.options, self._log, watch=watch)
+        inbox.quiet = lambda quiet: self._poller.modify(watch.fd, 0 if quiet else IN)
+        self._poller.add(watch.fd, lambda events: inbox.stirred(time.monotonic_ns()))
+        return inbox
 
     def _open(self) -> Store:
         """Own the store, and prove dead what the owners before left behind."""

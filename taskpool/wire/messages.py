@@ -291,6 +291,13 @@ class Explain(msgspec.Struct, array_like=True, tag="explain"):
     id: Whole
 
 
+class Find(msgspec.Struct, array_like=True, tag="find"):
+    """Look into the inbox, then say under which ids these uids are stored (0: none). Needs no Hello before."""
+
+    seq: int
+    uids: list[bytes]
+
+
 class Follow(msgspec.Struct, array_like=True, tag="follow"):
     """Send progress and output of these tasks as they come (all of this client's watched tasks if empty)."""
 
@@ -401,6 +408,7 @@ Request = (
     | GetQueues
     | Explain
     | Follow
+    | Find
     | Stop
     | Update
     | Ready
