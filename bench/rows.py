@@ -19,6 +19,7 @@ MODULES = {
     "P14": "p14_soak",
     "P16": "p16_cpu",
     "P18": "p18_busy_caller",
+    "P19": "p19_transaction",
 }
 
 

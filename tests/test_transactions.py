@@ -214,6 +214,10 @@ def spec(uid: int, **fields: Any) -> TaskSpec:
     return TaskSpec(uid.to_bytes(16), "jobs:price", 1, b"", **fields)
 
 
+def taken(seqs: list[int]) -> list[cmd.Plan]:
+    return [cmd.Taken(seq, 0) for seq in seqs]
+
+
 class OneInbox:
     """An inbox whose watch is counted instead of read."""
 
@@ -221,7 +225,7 @@ class OneInbox:
         self.said: list[str] = []
         self.drained = 0
         self.quiet: list[bool] = []
-        self.inbox = Inbox(store, lambda packed: Options(), self.said.append, watch=self)
+        self.inbox = Inbox(store, self.said.append, watch=self)
         self.inbox.quiet = self.quiet.append
 
     def drain(self) -> None:
@@ -250,7 +254,7 @@ def test_what_lies_there_at_the_start_is_found(store: Store, other: sqlite3.Conn
     one = OneInbox(store)
     event = one.take()
     assert [found.uid for found in event.specs] == [spec(1).uid, spec(2).uid]
-    assert store.commit([insert_of(1, uid=1), insert_of(2, uid=2)], taken=event.seqs) == []
+    assert store.commit([insert_of(1, uid=1), insert_of(2, uid=2)], plans=taken(event.seqs)) == []
     assert waiting(Path(store.path)) == 0
     assert one.take() is None
 
@@ -260,7 +264,7 @@ def test_a_uid_that_is_stored_is_only_taken_out(store: Store, other: sqlite3.Con
     put(other, spec(1), spec(2))
     event = OneInbox(store).take()
     assert (event.known, [found.uid for found in event.specs]) == ([1], [spec(2).uid])
-    store.commit([], taken=event.known)
+    store.commit([], plans=taken(event.known))
     assert rows(Path(store.path), "SELECT seq FROM inbox") == [(2,)]
     put(other, spec(2))
     assert waiting(Path(store.path)) == 1, "it lies there already"
@@ -270,11 +274,19 @@ def test_taking_out_and_storing_are_one(store: Store, other: sqlite3.Connection)
     put(other, spec(1))
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreBusy):
-        store.commit([insert_of(1, uid=1)], taken=[1])
+        store.commit([insert_of(1, uid=1)], plans=[cmd.Taken(1, 1)])
     other.execute("ROLLBACK")
     assert waiting(Path(store.path)) == 1
-    assert store.commit([insert_of(1, uid=1)], taken=[1]) == []
+    assert store.commit([insert_of(1, uid=1)], plans=[cmd.Taken(1, 1)]) == []
     assert (waiting(Path(store.path)), store.counts()) == (0, {"queued": 1})
+
+
+def test_what_is_refused_stays_in_the_inbox(store: Store, other: sqlite3.Connection) -> None:
+    put(other, spec(1), spec(2))
+    store.commit([insert_of(1, uid=1)])
+    saves = [insert_of(2, uid=1), insert_of(3, uid=2)]
+    assert store.commit(saves, plans=[cmd.Taken(1, 2), cmd.Taken(2, 3)]) == [2]
+    assert rows(Path(store.path), "SELECT seq FROM inbox") == [(1,)]
 
 
 def test_many_are_moved_in_pieces(store: Store, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +297,7 @@ def test_many_are_moved_in_pieces(store: Store, other: sqlite3.Connection, monke
     while event := one.take():
         sizes.append(len(event.seqs))
         assert one.inbox.due == (sum(sizes) < 5)
-        store.commit([], taken=event.seqs)
+        store.commit([], plans=taken(event.seqs))
     assert sizes == [2, 2, 1]
     monkeypatch.setattr(inbox, "BYTES_MAX", 100)
     put(other, *(spec(uid, batch="x" * 90, item=uid) for uid in range(1, 4)))
@@ -300,7 +312,7 @@ def test_what_nobody_can_read_stays_and_holds_up_nothing(store: Store, other: sq
     event = one.take()
     assert event.seqs == [2]
     assert "row 1 of the inbox cannot be read" in one.said[0]
-    store.commit([], taken=event.seqs)
+    store.commit([], plans=taken(event.seqs))
     one.inbox.knock()
     assert one.take() is None
     assert len(one.said) == 1

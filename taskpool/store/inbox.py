@@ -16,8 +16,8 @@ from taskpool.errors import InvalidTask, StoreTooNew, StoreUnusable
 from taskpool.model import TaskSpec, encode
 from taskpool.store import schema
 
-ROWS_MAX: Final = 2_000  # moved in one turn …
-BYTES_MAX: Final = 8 << 20  # … unless they are that long
+ROWS_MAX = 2_000  # moved in one turn …
+BYTES_MAX = 8 << 20  # … unless they are that long
 
 INSERT: Final = "INSERT INTO main.inbox(uid, spec) VALUES(?, ?) ON CONFLICT(uid) DO NOTHING"
 

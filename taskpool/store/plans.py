@@ -1,4 +1,4 @@
-"""What else may be stored when tasks of a turn are refused: of a schedule all its times of the turn, or none; no arrival's leaving."""
+"""What else may be stored when tasks of a turn are refused: all of a schedule's times or none; the others leave the inbox."""
 
 from __future__ import annotations
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
+import msgspec
+
 from taskpool.clock import NS
 from taskpool.core import events as ev
-from taskpool.errors import TaskpoolError
-from taskpool.model import Options, TaskSpec
+from taskpool.model import Options
 from taskpool.store.inbox import Arrival
+from taskpool.store.records import options as options_of
 
 LOOK_NS_MIN = NS // 50  # between two looks because of the log: guests may write what is no task, and often
 FULL_RETRY_NS = NS // 2  # until those are tried again for which there was no room
@@ -44,12 +46,9 @@ class Watch(Protocol):
 class Inbox:
     """What a loop asks at each turn. `due`: it will look at the next."""
 
-    def __init__(
-        self, store: Source, options: Callable[[bytes], Options], log: Callable[[str], None], *, watch: Watch | None = None
-    ) -> None:
-        """options: decodes those of a task; watch None: nobody tells of the log."""
+    def __init__(self, store: Source, log: Callable[[str], None], *, watch: Watch | None = None) -> None:
+        """Take a store; watch None: nobody tells of its log."""
         self._store = store
-        self._options = options
         self._log = log
         self._watch = watch
         self.fallback = False  # look by itself, once in a while
@@ -112,7 +111,7 @@ class Inbox:
         event = ev.Arrived([], [], [], [])
         for arrival in found:
             spec = arrival.spec
-            options = self._read_options(spec)
+            options = None if spec is None else _options(spec.options)
             if spec is None or options is None:
                 self._leave(arrival.seq)
             elif spec.uid in known:
@@ -123,13 +122,15 @@ class Inbox:
                 event.options.append(options)
         return [event] if event.seqs or event.known else []
 
-    def _read_options(self, spec: TaskSpec | None) -> Options | None:
-        try:
-            return None if spec is None else self._options(spec.options)
-        except TaskpoolError:
-            return None
-
     def _leave(self, seq: int) -> None:
         """Pass over a row that nobody can read; it stays, for people to look at."""
         self._log(f"row {seq} of the inbox cannot be read, and stays there: another version of taskpool wrote it, or somebody else")
         self._unreadable.add(seq)
+
+
+def _options(packed: bytes) -> Options | None:
+    """Return what a guest said of a task. It is not held against what the machine has: nobody is there to be told."""
+    try:
+        return options_of(packed)
+    except (msgspec.MsgspecError, RecursionError):
+        return None

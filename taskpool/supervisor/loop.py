@@ -114,7 +114,7 @@ class Loop:
         self._server = server
         self._poller = poller
         self._clock = clock
-        self._inbox = inbox or Inbox(store, desk.options, log)
+        self._inbox = inbox or Inbox(store, log)
         desk.on_find = self._inbox.knock
         desk.finds_more = self._finds_more
         self._log = log

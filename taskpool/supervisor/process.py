@@ -185,11 +185,11 @@ class Supervisor:
             watch = FileWatch(str(self._store.places.wal))
         except OSError as error:
             self._log(f"looking into the inbox once a second: {error}")
-            inbox = Inbox(self._store, self._desk.options, self._log)
+            inbox = Inbox(self._store, self._log)
             inbox.fallback = True
             inbox.again(time.monotonic_ns(), FALLBACK_NS)
             return inbox
-        inbox = Inbox(self._store, self._desk.options, self._log, watch=watch)
+        inbox = Inbox(self._store, self._log, watch=watch)
         inbox.quiet = lambda quiet: self._poller.modify(watch.fd, 0 if quiet else IN)
         self._poller.add(watch.fd, lambda events: inbox.stirred(time.monotonic_ns()))
         return inbox

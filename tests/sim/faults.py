@@ -19,6 +19,7 @@ from taskpool.core.line import Key, Line
 from taskpool.core.lines import Lines
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, Queue, TaskError
+from taskpool.supervisor.inbox import Inbox
 from taskpool.testing.simulation.model_store import ModelStore
 from taskpool.testing.simulation.shell import Shell
 from taskpool.wire import messages as wire
@@ -565,3 +566,51 @@ def the_timer_of_schedules_is_lost(patch: pytest.MonkeyPatch) -> None:
 
     next_due = Cron.next_due
     _wrap(patch, Scheduler, "next_timer", next_timer)
+
+
+# ---- the inbox ------------------------------------------------------------------------------------------------------
+
+
+@fault
+def what_was_taken_out_of_the_inbox_stays_there(patch: pytest.MonkeyPatch) -> None:
+    def commit(original: Any, self: ModelStore, *args: Any, plans: Any = (), **how: Any) -> Any:
+        return original(self, *args, plans=[plan for plan in plans if not isinstance(plan, cmd.Taken)], **how)
+
+    _wrap(patch, ModelStore, "commit", commit)
+
+
+@fault
+def what_there_is_no_room_for_is_taken_all_the_same(patch: pytest.MonkeyPatch) -> None:
+    def commit(original: Any, self: ModelStore, *args: Any, plans: Any = (), **how: Any) -> Any:
+        plans = [cmd.Taken(plan.seq, 0) if isinstance(plan, cmd.Taken) else plan for plan in plans]
+        return original(self, *args, plans=plans, **how)
+
+    _wrap(patch, ModelStore, "commit", commit)
+
+
+@fault
+def a_guests_commit_is_forgotten_with_the_owners(patch: pytest.MonkeyPatch) -> None:
+    def settle(self: Inbox) -> None:
+        assert self._watch is not None
+        self._watch.drain()
+
+    patch.setattr(Inbox, "settle", settle)
+
+
+@fault
+def the_inbox_is_not_looked_into_at_the_start(patch: pytest.MonkeyPatch) -> None:
+    def init(original: Any, self: Inbox, *args: Any, **how: Any) -> None:
+        original(self, *args, **how)
+        self.due = False
+
+    _wrap(patch, Inbox, "__init__", init)
+
+
+@fault
+def those_without_room_are_not_looked_for_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Inbox, "again", lambda self, now_mono: None)
+
+
+@fault
+def only_the_first_rows_of_the_inbox_are_moved(patch: pytest.MonkeyPatch) -> None:
+    _wrap(patch, ModelStore, "arrivals", lambda original, self, but=(): (original(self, but)[0], False))

@@ -25,16 +25,19 @@ from taskpool.core.events import TaskRow
 from taskpool.core.lifecycle import SUCCEEDED, TERMINAL
 from taskpool.core.line import Key
 from taskpool.engines.engine import Limits
-from taskpool.model import Filter, Options, Queue, Stats, TaskError
+from taskpool.model import Filter, Options, Queue, Stats, TaskError, TaskSpec
+from taskpool.store import inbox
 from taskpool.store.conditions import StoreBusy, StoreFull
+from taskpool.store.inbox import Arrival
 from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk
+from taskpool.supervisor.inbox import Inbox
 from taskpool.supervisor.loop import Loop
 from taskpool.supervisor.server import Connection, Server
 from taskpool.testing.simulation.effects import TABLES
 from taskpool.testing.simulation.laws import obey
 from taskpool.testing.simulation.model_engine import Mark, ModelJob
-from taskpool.testing.simulation.model_store import ModelStore, Witness
+from taskpool.testing.simulation.model_store import ARRIVALS_MAX, ModelStore, Witness
 from taskpool.testing.simulation.shell import CANCEL, CRON, RETRY, UPDATE, Ended, Shell
 from taskpool.wire import messages as wire
 from taskpool.wire.messages import Job, Report
@@ -137,6 +140,18 @@ class RealStore(ModelStore):
         obey(mine == theirs, f"the store has the schedules {theirs}, not {mine}")
         return theirs
 
+    def guest(self, specs: Sequence[TaskSpec]) -> None:
+        super().guest(specs)
+        guest = self.real._db  # the one connection that there is to a database in memory
+        guest.execute("BEGIN")
+        inbox.insert(guest, specs)
+        guest.execute("COMMIT")
+
+    def arrivals(self, but: Collection[int] = ()) -> tuple[list[Arrival], bool]:
+        (mine, more), (theirs, really_more) = super().arrivals(but), self.real.arrivals(but)
+        obey((mine, more) == (theirs, really_more), f"the inbox of the store holds {theirs}, that of the model {mine}")
+        return theirs, really_more
+
     def register_queue(self, queue: Queue) -> Queue:
         if queue.name not in self.queues:
             obey(self.real.register_queue(queue) == queue, f"the store registers another queue than {queue}")
@@ -186,7 +201,9 @@ class LoopStore:
         self._store = store
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._store if name in ("rows", "refill", "pause_queues") else self._store.real, name)
+        return getattr(
+            self._store if name in ("rows", "refill", "pause_queues", "arrivals", "data_version") else self._store.real, name
+        )
 
     def try_effects(self, reports: Mapping[EffectKey, Report]) -> dict[EffectKey, TaskError]:
         if self._shell.chance("busy"):
@@ -203,7 +220,7 @@ class LoopStore:
         plans: Sequence[cmd.Plan] = (),
     ) -> list[int]:
         shell = self._shell
-        if not effects and shell.chance("busy"):  # effects have taken the lock
+        if not self._store.real._db.in_transaction and shell.chance("busy"):  # effects have taken the lock
             raise StoreBusy("a guest writes")
         if shell.chance("full") and any(isinstance(save, cmd.Insert) for save in saves):
             self._store.real.abandon()
@@ -264,7 +281,7 @@ class LoopEngine:
         return []
 
 
-class Inbox:
+class Mail:
     """The server as the desk and the loop see it: it keeps what clients are told."""
 
     starved = False
@@ -289,19 +306,20 @@ class RealShell(Shell):
         super().__init__(*parts)
         RealShell.living = self
         store = cast(RealStore, self._store)
-        self._inbox = Inbox()
+        self._mail = Mail()
         front = cast(Store, LoopStore(self, store))
         self._desk = Desk(front, self.scheduler, lambda: cast(Stats, None))
-        self._desk.server = cast(Server, self._inbox)
+        self._desk.server = cast(Server, self._mail)
         self.loop = Loop(
             store=front,
             engine=cast(Any, LoopEngine(self)),
             scheduler=self.scheduler,
             desk=self._desk,
-            server=cast(Server, self._inbox),
+            server=cast(Server, self._mail),
             poller=cast(Poller, None),
             clock=self._clock,
             log=lambda line: None,
+            inbox=Inbox(front, lambda line: None, watch=store),
         )
         self.scheduler.handle = self._watched  # type: ignore[method-assign]
         self._desk.on_stop = self._stopped
@@ -374,6 +392,10 @@ class RealShell(Shell):
         self._desk.on_request(cast(Connection, Caller), request)
 
     @property
+    def inbox(self) -> Inbox:
+        return self.loop._inbox
+
+    @property
     def is_stuck(self) -> bool:
         return self.loop._stuck is not None
 
@@ -398,10 +420,11 @@ class RealShell(Shell):
         obey(not stored, f"the store refused what was said of tasks {stored}")
         self._laws.turn(self.scheduler, self.engine, self._turned_at, refused)
         self._judge_answers(self._answers, refused)
+        self._judge_inbox(self._turned_at)
 
     def _hear(self) -> None:
         """The client hears: what is accepted is stored, what has settled has ended so, and nothing is told twice."""
-        messages, self._inbox.messages = self._inbox.messages, []
+        messages, self._mail.messages = self._mail.messages, []
         for message in messages:
             match message:
                 case wire.Accepted():
@@ -441,10 +464,12 @@ def real_parts(directory: Path) -> Iterator[type[RealStore]]:
         pass
 
     Here.directory, Here.opened = directory, []
+    rows, inbox.ROWS_MAX = inbox.ROWS_MAX, ARRIVALS_MAX
     try:
         with mock.patch.object(faults, "point", point):
             yield Here
     finally:
+        inbox.ROWS_MAX = rows
         RealShell.living = None
         for store in Here.opened:
             store.close(clean=False)

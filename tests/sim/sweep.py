@@ -30,6 +30,7 @@ CANNOT: dict[str, tuple[tuple[str, ...], str]] = {
     "QueueSet": ((NEW,), "names no task, so it meets the stored ones"),
     "Recovered": ((NEW, *(status for status in STORED if status != "running")), "only what the store has running is recovered"),
     "Submitted": (STORED, "names new tasks only: a uid that is stored is answered by the desk"),
+    "Arrived": (STORED, "names new tasks only: a uid that is stored is taken out of the inbox, and that is all"),
     "Reported": ((NEW,), "a task is stored before it is sent to whoever reports it"),
     "Saved": ((NEW,), "a task is stored before it is sent to whoever saves its state"),
     "Passed": ((NEW,), "names no task, so it meets the stored ones"),

@@ -32,6 +32,7 @@ class Conditions(msgspec.Struct, frozen=True):
     twice: float  # of a submit: its client sends it twice
     jump: float  # of the wall clock, per step
     stop: float  # per request of a client
+    guests: float  # of a submit: it is a transaction of a guest's
     rules: tuple[Queue, ...]  # of some of the queues
     pause: float  # per request of a client: of a queue, or its end
     size_max: int  # to so many workers the pool grows
@@ -67,6 +68,7 @@ def conditions(random: Random) -> Conditions:
         twice=chance(0.2),
         jump=chance(0.02),
         stop=chance(0.13),
+        guests=chance(0.4),
         rules=tuple(_rules(random, name) for name in random.choice(("", "", "", "a", "bc"))),
         pause=chance(0.06),
         size_max=random.choice((0, 0, 0, 3, 5)),

@@ -75,6 +75,7 @@ class Laws:
         self.stopping = False  # the scheduler of this life was told to stop
         self.found_no_room = False  # in this life the store refused something
         self.begun: dict[tuple[int, int], int] = {}
+        self.guests: set[bytes] = set()  # uids of what guests' transactions committed
         self.effects: Counter[tuple[int, int]] = Counter()  # attempts that succeeded and had any
         self.kept: dict[int, int] = {}  # succeeded task → version that must stay, until a retry by force
         self.forced: set[int] = set()  # tasks that a client may retry although they succeeded
@@ -345,6 +346,7 @@ class Laws:
 
     def all_ended(self) -> None:
         """When all faults have stopped, every task comes to an end, and every begun body has its row."""
+        obey(self.guests <= self.store.uids.keys(), "tasks that guests have committed are lost")
         for task_id, stored in self.store.tasks.items():
             obey(stored.row.status in TERMINAL, f"task {task_id} stays {stored.row.status} for ever")
             self._history(task_id, stored)

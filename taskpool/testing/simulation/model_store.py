@@ -16,12 +16,14 @@ from taskpool.core.events import ScheduleRow, TaskRow
 from taskpool.core.lifecycle import MOVES, PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.line import Key
 from taskpool.core.queues import has_rules
-from taskpool.model import Occurrence, Options, Queue, Schedule, TaskError
+from taskpool.model import Occurrence, Options, Queue, Schedule, TaskError, TaskSpec
+from taskpool.store.inbox import Arrival
 from taskpool.store.plans import refused_with, unrefused
 from taskpool.testing.simulation.effects import must_fail
 from taskpool.testing.simulation.fates import LawBroken
 from taskpool.wire.messages import Report
 
+ARRIVALS_MAX = 3  # rows of the inbox that a look sees
 OPEN = ""  # outcome of an attempt that has not ended
 
 
@@ -64,6 +66,9 @@ class ModelStore:
         self.tasks: dict[int, Stored] = {}
         self.uids: dict[bytes, int] = {}
         self.options: dict[bytes, Options] = {}  # packed → decoded
+        self.inbox: dict[int, TaskSpec] = {}
+        self.log_written = False  # and nobody has taken note of it yet
+        self._last_arrival = self._guests = 0
         self.effects: Counter[EffectKey] = Counter()  # how often those of an attempt were applied
         self.queues: dict[str, Queue] = {}  # rules, `paused` as it is now
         self.replies: list[tuple[str, int, str, int]] = []  # mailbox, task, status, attempt: one for each end that has a mailbox
@@ -142,6 +147,7 @@ class ModelStore:
         together: new tasks that are stored all or none; effects: what successes among the saves do to users' tables; plans: what
         became of schedules; full: there is no room for new tasks.
         """
+        self.log_written = self.log_written or bool(saves or plans)
         refused = self._unwelcome(saves, together, plans, full)
         for save in saves:
             if save.id not in refused and not self._apply(save):
@@ -159,6 +165,33 @@ class ModelStore:
                 if name:
                     raise LawBroken(f"task {save.id} of schedule {name} is stored without its occurrence")
         return frozenset(refused)
+
+    # ---- the inbox --------------------------------------------------------------------------------------------------
+
+    def guest(self, specs: Sequence[TaskSpec]) -> None:
+        """A guest commits tasks in a transaction of its own."""
+        for spec in specs:
+            self._last_arrival += 1
+            self.inbox[self._last_arrival] = spec
+        self._guests += 1
+        self.log_written = True
+
+    def arrivals(self, but: Collection[int] = ()) -> tuple[list[Arrival], bool]:
+        """Return the first rows of the inbox, and whether there are more."""
+        found = [Arrival(seq, spec) for seq, spec in self.inbox.items() if seq not in but]
+        return found[:ARRIVALS_MAX], len(found) > ARRIVALS_MAX
+
+    def find_uids(self, uids: Sequence[bytes]) -> dict[bytes, int]:
+        """Return uid → id of those that are stored."""
+        return {uid: self.uids[uid] for uid in uids if uid in self.uids}
+
+    def data_version(self) -> int:
+        """Return a number that changes with each commit of a guest."""
+        return self._guests
+
+    def drain(self) -> None:
+        """Forget that the log was written."""
+        self.log_written = False
 
     def try_effects(self, reports: Mapping[EffectKey, Report]) -> dict[EffectKey, TaskError]:
         """Return which of these attempts, if they run at all, have effects that fail."""
@@ -192,6 +225,8 @@ class ModelStore:
         match plan:
             case cmd.Keep(schedule=schedule):
                 self.schedules[schedule.name] = schedule
+            case cmd.Taken(seq=seq):
+                del self.inbox[seq]
             case cmd.Forget(name=name):
                 del self.schedules[name]
             case cmd.Advance():

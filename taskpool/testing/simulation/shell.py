@@ -14,6 +14,7 @@ from taskpool.core import events as ev
 from taskpool.core.lifecycle import CANCELLED, RUNNING, SUCCEEDED, TERMINAL
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, Schedule
+from taskpool.supervisor.inbox import Inbox
 from taskpool.testing.simulation.conditions import Conditions
 from taskpool.testing.simulation.laws import Laws, obey
 from taskpool.testing.simulation.model_engine import ModelEngine, ModelJob
@@ -65,6 +66,7 @@ class Shell:
         self.refused: list[int] = []  # seqs of submits
         self.idle_turns = 0  # turns in a row that the timer called for and that did nothing
         self._decide = scheduler.handle
+        self._inbox = Inbox(store, lambda line: None, watch=store)
         self._store = store
         self._clock = clock
         self._random = random
@@ -117,6 +119,16 @@ class Shell:
         for queue in self._store.pause_queues([name], paused):
             self.deliver(ev.QueueSet(queue))
 
+    @property
+    def inbox(self) -> Inbox:
+        """Return the inbox of this life's loop."""
+        return self._inbox
+
+    def stir(self) -> None:
+        """The kernel tells that the log was written, unless that was taken note of meanwhile."""
+        if self._store.log_written:
+            self.inbox.stirred(self._clock.now().mono)
+
     def be_calm(self) -> None:
         """From now on nothing breaks."""
         self._calm = self.engine.calm = True
@@ -136,7 +148,10 @@ class Shell:
 
     def timer(self) -> float | None:
         """Return the seconds after which the loop wakes up by itself."""
-        return self.scheduler.next_timer(self._clock.now())
+        now = self._clock.now()
+        timer = self.scheduler.next_timer(now)
+        look = None if self.scheduler.stopping else self._inbox.next_look(now.mono)
+        return timer if look is None else look if timer is None else min(timer, look)
 
     def is_called(self, anyhow: bool = False) -> bool:
         """Return whether the loop wakes up: something has come, or the timer says so."""
@@ -149,6 +164,8 @@ class Shell:
     def turn(self, first: Sequence[ev.Event] = ()) -> None:
         """Take all that has come through one transaction. Raises Killed or Ended."""
         events = [*first, *self._events, *self._news(), *self._requests]
+        if not self.scheduler.stopping:
+            events += self._inbox.take(self._clock.now().mono)
         mark = self.engine.mark()
         self._events, self._requests = [], []
         now = self._clock.now()
@@ -166,6 +183,7 @@ class Shell:
         self.engine.committed(mark)
         self._peril("after the turn")
         self._laws.turn(self.scheduler, self.engine, now, refused)
+        self._judge_inbox(now)
         self._judge_answers([command for command in commands if isinstance(command, cmd.Respond)], refused)
 
     def _handle(self, event: ev.Event, now: Instant) -> list[cmd.Command]:
@@ -194,10 +212,13 @@ class Shell:
         plans = [command for command in commands if isinstance(command, cmd.Plan)]
         wanted = effects.wanted(saves)
         refused = self._store.commit(saves, now.wall, together=together, effects=wanted, plans=plans, full=full)
+        if saves or plans:
+            self._inbox.settle()
         self._expect(refused, saves)
         self._peril("after the commit")
         if refused:
             self._events.append(ev.Dropped(sorted(refused)))
+            self._inbox.again(now.mono)
         self._send([command for command in saves if isinstance(command, cmd.Start) and command.id not in refused], now)
         for command in commands:
             self._act(command, refused)
@@ -286,6 +307,14 @@ class Shell:
 
     # ---- judging ----------------------------------------------------------------------------------------------------
 
+    def _judge_inbox(self, now: Instant) -> None:
+        """Somebody will look at what lies in the inbox."""
+        awaited = self._store.log_written or self.inbox.next_look(now.mono) is not None
+        obey(
+            awaited or not self._store.inbox or self.scheduler.stopping,
+            f"rows {sorted(self._store.inbox)} of the inbox are forgotten",
+        )
+
     def _judge_answers(self, answers: list[cmd.Respond], refused: frozenset[int]) -> None:
         """What a client was told of its cancel is what the store says."""
         retried = {task_id for answer in answers if answer.seq == RETRY for task_id in answer.ids}
@@ -306,7 +335,7 @@ class Shell:
     def _statuses(self, event: ev.Event) -> Iterable[str]:
         """Return the statuses that meet an event: of the tasks it names, or of all that there are."""
         match event:
-            case ev.Submitted():
+            case ev.Submitted() | ev.Arrived():
                 return [NEW] * len(event.specs)
             case ev.Scheduled():
                 return [self._status(task_id) for row in event.rows for task_id in row.live]

@@ -34,6 +34,7 @@ STEPS = 500  # of the first part of a run
 TASKS_MAX = 120  # submitted in a run
 REPEAT_EVERY = 100  # steps after which all that was said comes once more
 CALM_STEPS_MAX = 50_000  # in which a calm world must come to rest; a loop that looks at the clock now and then takes many
+TOLD = 0.3  # chance per step that the kernel tells of the log
 SPIN_MAX = 50  # turns without any command that the timer may call for in a row
 
 
@@ -226,6 +227,8 @@ class World:
             self._sleep()
         elif chance < 0.72 and self._store.schedules:
             self._meddle()
+        if random.random() < TOLD:
+            shell.stir()
         if self.steps % REPEAT_EVERY == 0 and self._conditions.echo:
             shell.repeat_everything()
         if random.random() < self._conditions.jump:
@@ -266,7 +269,10 @@ class World:
         elif chance < 0.5:
             alive = sum(stored.row.status not in TERMINAL for stored in self._store.tasks.values())
             if alive < self._conditions.tasks_max and self._submitted < TASKS_MAX and not shell.scheduler.stopping:
-                self._submit()
+                if random.random() < self._conditions.guests:
+                    self._guest()
+                else:
+                    self._submit()
         else:
             statuses = {task_id: stored.row.status for task_id, stored in self._store.tasks.items()}
             ids = self._traffic.targets(statuses)
@@ -312,6 +318,22 @@ class World:
         self._unanswered[self._seq] = submitted
         self._shell.deliver(submitted)
 
+    def _guest(self) -> None:
+        """Somebody stores tasks in a transaction of their own, or rolls it back; a uid may be stored already."""
+        pairs = self._traffic.specs(self._clock.now().wall)
+        for spec, options in pairs:
+            self._store.options[spec.options] = options
+        self._submitted += len(pairs)
+        specs = [spec for spec, _ in pairs]
+        if self._random.random() < 0.7:
+            self._laws.guests.update(spec.uid for spec in specs)
+            if self._random.random() < 0.2:
+                self._seq += 1
+                submitted = ev.Submitted(1, self._seq, specs, [options for _, options in pairs])
+                self._unanswered[self._seq] = submitted
+                self._shell.deliver(submitted)
+            self._store.guest(specs)
+
     def _send_again(self, submitted: ev.Submitted) -> None:
         """A client whose supervisor died asks again under the same uids; what is stored is not stored twice."""
         pairs = [
@@ -345,10 +367,13 @@ class World:
             if self._at_rest():
                 return
             self._live(self._calm_step)
+        obey(not self._store.inbox, f"nobody looks at what guests have stored: {sorted(self._store.inbox)}")
         still = {task_id: stored.row.status for task_id, stored in self._store.tasks.items() if stored.row.status not in TERMINAL}
         raise LawBroken(f"a calm world does not come to rest; tasks {still}")
 
     def _at_rest(self) -> bool:
+        if self._store.inbox:
+            return False
         if any(stored.row.status not in TERMINAL for stored in self._store.tasks.values()):
             return False
         if any(occurrence.outcome == "queued" for occurrence in self._store.occurrences.values()):
@@ -358,6 +383,7 @@ class World:
     def _calm_step(self) -> None:
         shell = self._shell
         shell.be_calm()
+        shell.stir()
         for queue in self._store.queue_rules():
             if queue.paused:
                 shell.pause(queue.name, paused=False)
