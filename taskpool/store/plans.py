@@ -1,4 +1,4 @@
-"""What else may be stored when tasks of a turn are refused: all of a schedule's times or none; the others leave the inbox."""
+"""What else is stored when tasks of a turn are refused: of a schedule all its times or none, of the inbox what is a task now."""
 
 from __future__ import annotations
 
