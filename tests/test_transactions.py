@@ -449,9 +449,9 @@ def test_try_execute_now_says_whether_they_are_there(pool: Pool, mine: sqlite3.C
     assert try_execute_now(lost) is False
     with pytest.raises(NotFound, match="rolled back"):
         pool.future(lost)
-    with pytest.raises(NotFound, match="nobody stored it"):
+    with pytest.raises(NotFound, match=f"there is no task {lost.uid}"):
         pool.get(lost.uid)
-    with pytest.raises(NotFound, match="no uid"):
+    with pytest.raises(InvalidTask, match="must be a UUID"):
         pool.get("seven")
     assert try_execute_now()
 
