@@ -343,6 +343,21 @@ def test_a_reader_that_leaves_is_no_error(db: Path) -> None:
     assert (process.returncode, process.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize("words", ["ls", "show 1", "status --json", "log 1"])
+def test_output_that_cannot_be_written_is_told(db: Path, words: str) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "taskpool", "-C", str(db), *words.split()]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: the output cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", ["1>&-", "0<&- 1>&- 2>&-"])
+def test_streams_may_be_closed(db: Path, closed: str) -> None:
+    command = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "taskpool", "-C", str(db), "ls"]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("words", [["-h"], ["ls", "-h"], ["help"], ["help", "ls"], ["--version"]])
 def test_help_and_version(run: Run, words: list[str]) -> None:
     done = run(*words)

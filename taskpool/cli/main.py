@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -95,18 +96,26 @@ program.params += global_options()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     session = Session()
     try:
         code = _run(args, session)
         sys.stdout.flush()
         return code
     except OSError as error:
+        if error.errno in _FULL:
+            print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+            _abandon(sys.stdout)
+            return Exit.FAILED
         if error.errno != errno.EPIPE:
             raise
-        _abandon_stdout()
+        _abandon(sys.stdout, sys.stderr)
         return Exit.CLOSED_STDOUT
     except KeyboardInterrupt:
         return Exit.CTRL_C
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def _run(args: list[str], session: Session) -> int:
@@ -146,10 +155,17 @@ def _complain(session: Session, args: list[str], message: str, code: Exit, name:
     return code
 
 
-def _abandon_stdout() -> None:
-    """Let the interpreter's last flush go nowhere: the reader has left (`| head`), which is no error to report."""
+def _open_streams() -> None:
+    """Let streams that the caller has closed be empty, or lead nowhere: nothing else may come to lie on their descriptors."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+
+
+def _abandon(*streams: Any) -> None:
+    """Let the interpreter's last flush go nowhere: the reader has left (`| head`), which is no error, or cannot be told."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in streams:
         try:
             os.dup2(nowhere, stream.fileno())
         except (OSError, ValueError, AttributeError):
