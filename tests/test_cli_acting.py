@@ -533,6 +533,32 @@ def test_commands_as_gnu_parallel_runs_them(home: Path) -> None:
     assert "[handler] exit status 3: reason" in failed.stderr
 
 
+def test_names_of_files_need_not_be_utf_8(home: Path) -> None:
+    """They come from find, and go to commands, as the bytes they are."""
+    command = [sys.executable, "-m", "taskpool", "-C", "z.db", "run", "--stdin", "--keep-order", "--", "echo", "{}"]
+    done = subprocess.run(
+        command,
+        cwd=home,
+        env=clean_environment(PYTHONPATH=str(Path(__file__).parents[1])),
+        input=b"caf\xe9\nplain\n",
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b"caf\xe9\nplain\n"), done.stderr
+    done = subprocess.run(
+        [*command[:6], "--batch", b"\xff", "a", "--", "echo"],
+        cwd=home,
+        env=clean_environment(PYTHONPATH=str(Path(__file__).parents[1])),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode
+    assert b"batch must be a name" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 def test_a_run_through_a_live_server(served: tuple[Path, Run]) -> None:
     _, run = served
     done = run("run", "jobs.py:double", "4", "5", "--keep-order")

@@ -115,7 +115,11 @@ def command(
         raise click.UsageError("there is no command after --", ctx)
     target = command_target(command_words) if command_words else function_target(words[0])
     inputs = read_inputs(words if command_words else words[1:], each_line=each_line, csv_file=csv_file, stdin=stdin)
-    name = batch or default_batch(target.name, inputs.source)
+    if batch is not None:
+        from taskpool.doors.mapping import check_batch
+
+        check_batch(batch, fresh)
+    name = batch or default_batch(target.name, inputs.source).encode(errors="backslashreplace").decode()
     options = {"timeout": timeout, "deadline": None if deadline is None else max(0.001, deadline / US - time.time())}
     options["max_attempts"] = max_attempts
     said = {key: value for key, value in options.items() if value is not None}
@@ -350,6 +354,7 @@ def _putter(ended: queue.SimpleQueue[tuple[int, TaskFuture[Any]]], place: int) -
 
 
 def _shortened(label: str) -> str:
+    label = label.encode(errors="backslashreplace").decode()  # the name of a file need not be UTF-8
     return label if len(label) <= LABEL_CHARACTERS_MAX else label[: LABEL_CHARACTERS_MAX - 1] + "…"
 
 

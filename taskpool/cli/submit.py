@@ -124,7 +124,7 @@ def pack_arguments(words: tuple[str, ...]) -> tuple[bytes, str]:
             raise click.UsageError(f"{name!r} is given twice")
         else:
             kwargs[name] = value
-    label = ", ".join(words)
+    label = ", ".join(words).encode(errors="backslashreplace").decode()  # the name of a file need not be UTF-8
     if len(label) > LABEL_CHARACTERS_MAX:
         label = label[: LABEL_CHARACTERS_MAX - 1] + "…"
     return json.dumps({"args": args, "kwargs": kwargs}).encode(), label

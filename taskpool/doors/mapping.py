@@ -53,7 +53,7 @@ class MapRun(Generic[R]):
         progress: bool | str,
     ) -> None:
         self._window = _window(buffersize)
-        _check_batch(batch, fresh)
+        check_batch(batch, fresh)
         if not iterables:
             raise InvalidTask("map takes at least one iterable")
         self._link = submitter._link
@@ -233,7 +233,8 @@ def _window(buffersize: object) -> int:
     return buffersize
 
 
-def _check_batch(batch: object, fresh: bool) -> None:
+def check_batch(batch: object, fresh: bool) -> None:
+    """Raise InvalidTask for what cannot be the name of a batch."""
     if batch is None:
         if fresh:
             raise InvalidTask("fresh=True needs a batch to begin anew")
