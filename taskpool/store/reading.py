@@ -210,6 +210,25 @@ class Reading:
         """Return the mailboxes in which something lies, by name, and how much."""
         return dict(self._read("SELECT mailbox, COUNT(*) FROM reply GROUP BY mailbox ORDER BY mailbox"))
 
+    # ---- the log of transitions -------------------------------------------------------------------------------------
+
+    def log_rows(self, turn: int, n: int) -> list[tuple[int, int, bytes]]:
+        """Return up to n rows of the log, from that turn on: (turn, wall µs, what `eventlog.unpack` reads)."""
+        return self._read("SELECT turn, at, data FROM event WHERE turn >= ? ORDER BY turn LIMIT ?", (turn, n))
+
+    def last_logged(self) -> int:
+        """Return the last turn that is in the log, 0 if it is empty."""
+        return int(self._read("SELECT COALESCE(MAX(turn), 0) FROM event")[0][0])
+
+    def logged_since(self, at: int) -> int:
+        """Return the first turn of the log at or after a moment (wall µs), else one that is still to come."""
+        found = self._read("SELECT turn FROM event WHERE at >= ? ORDER BY turn LIMIT 1", (at,))
+        return int(found[0][0]) if found else self.last_logged() + 1
+
+    def names(self, ids: Sequence[int]) -> dict[int, tuple[str, str]]:
+        """Return id → (name, queue) of those of the tasks that are stored."""
+        return {row[0]: (row[1], row[2]) for row in self._read(f"SELECT task.id, name, queue {_WANTED}", (_json(ids),))}
+
     # ---- queues -----------------------------------------------------------------------------------------------------
 
     def queues(self) -> list[QueueState]:

@@ -10,6 +10,7 @@ every UPDATE of ours asserts the status and version that it moves from.
     attempt     one row per ended attempt   checkpoint  the last state that a live task saved
     tally       tasks per (queue, status)   progress    the last progress of a task
     queue       one row per queue that was registered (config) or paused
+    event       one row per turn that moved tasks: which, from where to where (see `eventlog`)
     reply       one row per response that nobody has acknowledged; its numbers are never given twice
     schedule    one row per cron schedule   occurrence  one row per planned time of one, also of the skipped
     inbox       one row per task that a guest's transaction stored and that was not moved to task yet
@@ -93,6 +94,7 @@ CREATE TABLE reply(
     result BLOB
 );
 CREATE INDEX reply_mailbox ON reply(mailbox, seq);
+CREATE TABLE event(turn INTEGER PRIMARY KEY, at INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE queue(name TEXT PRIMARY KEY, config BLOB, paused INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE checkpoint(task_id INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE progress(

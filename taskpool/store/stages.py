@@ -130,13 +130,14 @@ _pack = msgspec.msgpack.Encoder().encode
 class Stage:
     """Parameter lists of one round of statements: tasks appear at most once in it (a checkpoint of a task counts)."""
 
-    __slots__ = ("changes", "ids", "params", "queues")
+    __slots__ = ("attempts", "changes", "ids", "params", "queues")
 
     def __init__(self) -> None:
         self.ids: set[int] = set()
         self.params: dict[str, list[tuple[Any, ...]]] = {}  # statement → its rows
         self.changes: dict[tuple[str, str], list[int]] = {}  # (from, to) → tasks; from "" is a new one
         self.queues: dict[int, str] = {}  # of the new tasks
+        self.attempts: dict[int, int] = {}  # of changes: 1 where something runs, else 0, unless it is said here
 
     def add(self, statement: str, row: tuple[Any, ...]) -> None:
         """Add one row to a statement."""
@@ -237,6 +238,8 @@ class Grouping:
             row = _columns(stage, insert, None)
             stage.add(INSERT_RUNNING, (*row, save.attempt, save.worker, self._epoch, save.at))
             stage.change(save.id, "", RUNNING)
+            if save.attempt != 1:
+                stage.attempts[save.id] = save.attempt
             return True
         if type(save) is Move:
             if (save.version, save.status) != (1, insert.status):
@@ -265,6 +268,8 @@ class Grouping:
             check(save.id, status, RUNNING)
         stage.add(START, (save.attempt, save.worker, self._epoch, save.at, save.version, status, save.id))
         stage.change(save.id, status, RUNNING)
+        if save.attempt != 1:
+            stage.attempts[save.id] = save.attempt
 
     def _end(self, stage: Stage, save: End) -> None:
         task_id, to, closed, report = save.id, save.to, save.closed, save.report
@@ -283,6 +288,8 @@ class Grouping:
             extras, error = _packed(save.extras), _packed(save.error)
             stage.add(END, (to, save.charged, ended, save.scheduled_at, extras, error, task_id, save.version, attempt))
         stage.change(task_id, RUNNING, to)
+        if attempt != 1:
+            stage.attempts[task_id] = attempt
         if save.reply_to:
             stage.add(REPLY, (save.reply_to, task_id))
         detail = None
@@ -321,6 +328,8 @@ class Grouping:
             stage.add(MOVE, (to, save.charged, ended, save.scheduled_at, extras, error, task_id, save.version, save.status))
         if to != save.status:
             stage.change(task_id, save.status, to)
+            if save.attempt:
+                stage.attempts[task_id] = save.attempt
         if save.rank is not None or save.options is not None:
             stage.add(AMEND, (save.rank, save.options, task_id))
         if save.reply_to:

@@ -21,7 +21,7 @@ from taskpool.core.commands import Plan, Save
 from taskpool.core.effects import NONE, Key
 from taskpool.errors import BatchConflict, InvalidTask, QueueNotRegistered, TaskpoolError
 from taskpool.model import Progress, Queue, TaskError, encode
-from taskpool.store import connection, schema, stages
+from taskpool.store import connection, eventlog, schema, stages
 from taskpool.store.check import Check
 from taskpool.store.conditions import EffectChanged, Refused, StaleEpoch, StoreBusy, StoreFull, StoreIOError, in_our_words
 from taskpool.store.effects import Effects
@@ -39,6 +39,9 @@ CHECKPOINT_ROWS = 20_000  # rows written since the last WAL checkpoint that make
 CHECKPOINT_COMMITS = 1_000  # … or transactions …
 CHECKPOINT_BYTES = 16 << 20  # … or growth of the log
 LOOK_COMMITS = 8  # … which is looked at after so many transactions
+KEEP_EVENTS_S = 7 * 86_400.0  # how long a transition stays in the log
+TRIM_COMMITS = 256  # between looks at whether the log of transitions is too long …
+TRIM_ROWS = 1_000  # … of which so many rows at most are dropped at a time
 OVERDUE = 4  # times that many rows or transactions, and `commit` itself makes the checkpoint that nobody made by `tidy`
 WAL_WARN_BYTES = 64 << 20  # a log that long is kept from shrinking by somebody's open read transaction
 
@@ -65,6 +68,10 @@ class Store(Reading, InboxReading):
         self._rows = self._commits = self._wal_bytes = 0  # as the last WAL checkpoint left them
         self._warned = False  # of a log that cannot shrink
         self._turn = 0
+        self.logged = 0  # the last turn that is in the log of transitions
+        self._trim_at = 0  # turn at which that log is looked at
+        self._wall = 0  # wall µs of the last turn
+        self.keep_events_s = KEEP_EVENTS_S
         self.places = places
         self.path = str(places.db)
         self.tell: Callable[[str], None] = lambda notice: None  # called with what is noticed later than at the opening
@@ -130,6 +137,7 @@ class Store(Reading, InboxReading):
                 (self.epoch, self.boot_id, self.durability, clock.now().wall),
             )
         self._writer = Writer(self._db, self.epoch)
+        self.logged = self.last_logged()
         self._effects = Effects(self._db)
         connection.be_impatient(self._db)
         if not self._memory:
@@ -239,6 +247,7 @@ class Store(Reading, InboxReading):
             self._rollback()
             return []
         grouped = self._writer.group(saves)
+        self._writer.written = []
         refused: list[int] = []
         tried = self._db.in_transaction and self._tried == effects.keys()
         with self._transaction(join=tried):
@@ -252,7 +261,11 @@ class Store(Reading, InboxReading):
                 refused = self._replay(saves, together, effects, plans)
             if plans:
                 self._writer.write_plans(unrefused(plans, refused) if refused else plans)
+            changed = self._writer.log(self._turn + 1, now_wall)
+            self._wall = now_wall
             faults.point("commit.inside")
+        if changed:
+            self.logged = self._turn
         if self._has_written(OVERDUE):
             self.tidy()
         return refused
@@ -364,6 +377,21 @@ class Store(Reading, InboxReading):
                 words = f"has grown to {self._wal_bytes >> 20} MB: somebody keeps a read transaction on the store open"
                 self.notices.append(f"{self.places.wal} {words}")
                 self.tell(self.notices[-1])
+        if self._turn >= self._trim_at:
+            self._trim_at = self._turn + TRIM_COMMITS
+            self._trim()
+
+    def _trim(self) -> None:
+        """Drop the oldest transitions that are too old: a slice of them, and only while nobody else writes."""
+        horizon = self._wall - round(self.keep_events_s * 1e6)
+        oldest = self._db.execute(eventlog.OLDEST).fetchone()
+        if oldest is None or oldest[0] >= horizon:
+            return
+        try:
+            with self._transaction(count=False):
+                self._db.execute(eventlog.TRIM, {"horizon": horizon, "slice": TRIM_ROWS, "end": self._turn + 1})
+        except (StoreBusy, StoreFull):
+            pass  # there is no hurry
 
     def _has_written(self, times: int) -> bool:
         """Whether so many times the work that makes a checkpoint due was done since the last."""

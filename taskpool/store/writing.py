@@ -11,7 +11,7 @@ from taskpool.core.commands import Advance, End, Forget, Keep, Occur, Plan, Save
 from taskpool.core.effects import Key
 from taskpool.errors import InternalError
 from taskpool.model import encode
-from taskpool.store import stages
+from taskpool.store import eventlog, stages
 from taskpool.store.conditions import Refused
 from taskpool.store.stages import Grouping, Stage
 
@@ -28,6 +28,7 @@ class Writer:
         self._db = db
         self._epoch = epoch
         self.rows = 0
+        self.written: list[Stage] = []  # of the turn that is being written, for the log of transitions
         # All queues that any task has: while there is one, nobody need ask whose queue a task is in.
         self._queues = {queue for (queue,) in db.execute("SELECT queue FROM tally")}
         # Tasks that may have a row in checkpoint, so that ends of all others need not look.
@@ -57,6 +58,15 @@ class Writer:
                 self._db.executemany(statement, rows)
                 self.rows += len(rows)
         self._count(stage)
+        self.written.append(stage)
+
+    def log(self, turn: int, at: int) -> bool:
+        """Write what this turn changed into the log of transitions, and return whether that was anything."""
+        data = eventlog.pack(self.written)
+        self.written = []
+        if data:
+            self._db.execute(eventlog.WRITE, (turn, at, data))
+        return bool(data)
 
     def write_plans(self, plans: Sequence[Plan]) -> None:
         """Write what became of schedules and arrivals, in order."""
@@ -86,6 +96,7 @@ class Writer:
 
         apply: called before an attempt's end is written, for what belongs to it; it shares its savepoint.
         """
+        self.written = []
         refused: dict[int, None] = dict.fromkeys(banned)
         for save in saves:
             if save.id in refused:

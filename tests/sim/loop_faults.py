@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from taskpool.core import commands as cmd
+from taskpool.store import eventlog
+from taskpool.store.stages import Stage
 from taskpool.supervisor.desk import Desk
 from taskpool.supervisor.loop import Loop
 
@@ -91,3 +93,25 @@ def the_scheduler_does_not_hear_what_was_refused(patch: pytest.MonkeyPatch) -> N
         self._events[before:] = [event for event in self._events[before:] if type(event).__name__ != "Dropped"]
 
     patch.setattr(Loop, "_follow", follow)
+
+
+@fault
+def the_log_of_transitions_knows_one_stage_of_a_turn(patch: pytest.MonkeyPatch) -> None:
+    whole = eventlog.pack
+
+    def pack(stages: list[Stage]) -> bytes:
+        return whole(stages[-1:])
+
+    patch.setattr(eventlog, "pack", pack)
+
+
+@fault
+def the_log_of_transitions_counts_no_attempts(patch: pytest.MonkeyPatch) -> None:
+    whole = eventlog.pack
+
+    def pack(stages: list[Stage]) -> bytes:
+        for stage in stages:
+            stage.attempts.clear()
+        return whole(stages)
+
+    patch.setattr(eventlog, "pack", pack)

@@ -28,6 +28,7 @@ from taskpool.engines.engine import Limits
 from taskpool.model import Filter, Options, Queue, Stats, TaskError, TaskSpec
 from taskpool.store import inbox
 from taskpool.store.conditions import StoreBusy, StoreFull
+from taskpool.store.eventlog import START, walk
 from taskpool.store.inbox import Arrival
 from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk
@@ -60,6 +61,7 @@ class RealStore(ModelStore):
         self.opened.append(self.real)
         for statement in TABLES:
             self.real._db.execute(statement)
+        self._logged = START  # place in the log of transitions up to which it was compared
         self._replied: list[int] = []  # numbers of the responses that were compared
 
     def rows(self, ids: Any) -> list[TaskRow]:
@@ -119,6 +121,7 @@ class RealStore(ModelStore):
             obey(there == sorted(here, key=lambda one: -one.planned_at), f"the store has other occurrences of schedule {name}")
         obey(self.real.counts() == counts, f"the store counts {self.real.counts()}, there are {counts}")
         self._compare_replies()
+        self._compare_log(now_wall)
         return theirs
 
     def try_effects(self, reports: Mapping[EffectKey, Report]) -> dict[EffectKey, TaskError]:
@@ -175,6 +178,23 @@ class RealStore(ModelStore):
         obey(said == expected, f"the store holds the new responses {said}, not {expected}")
         self._replied += [one.seq for one in new]
 
+    def _compare_log(self, now_wall: int) -> None:
+        """The log has just what the rows went through in this turn, also after a restart, and nothing else."""
+        logged: dict[int, list[tuple[str, str, int]]] = {}
+        for event in walk(self.real, self._logged):
+            obey(event.seq > self._logged, f"the log has {event.seq} behind {self._logged}")
+            obey(event.at == now_wall, f"the log has {event.seq} at {event.at}, and it is {now_wall}")
+            self._logged = event.seq
+            logged.setdefault(event.id, []).append((event.before or "", event.status, event.attempt))
+            row = self.tasks[event.id].row
+            obey((event.name, event.queue) == (row.name, row.queue), f"the log names task {event.id} {event.name}")
+        moved: dict[int, list[tuple[str, str, int]]] = {}
+        for task_id, *move in self.moves:
+            moved.setdefault(task_id, []).append((move[0], move[1], move[2]))  # type: ignore[arg-type]
+        said = {task_id: _joined(moves) for task_id, moves in logged.items()}
+        done = {task_id: _joined(moves) for task_id, moves in moved.items()}
+        obey(said == done, f"the log has {said}, the rows went through {done}")
+
     def _compare(self, mine: dict[int, TaskRow], theirs: dict[int, TaskRow]) -> None:
         obey(mine.keys() == theirs.keys(), f"the store has the tasks {sorted(theirs)}, not {sorted(mine)}")
         for task_id, row in mine.items():
@@ -191,6 +211,13 @@ class RealStore(ModelStore):
         obey(
             has_result == (stored.row.status == SUCCEEDED), f"task {task_id} is {stored.row.status}; it has a result: {has_result}"
         )
+
+
+def _joined(moves: list[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
+    """A new task and its first change are one row, and may be one transition."""
+    if len(moves) > 1 and not moves[0][0]:
+        return [("", *moves[1][1:]), *moves[2:]]
+    return moves
 
 
 class LoopStore:

@@ -71,6 +71,7 @@ class ModelStore:
         self._last_arrival = self._guests = 0
         self.effects: Counter[EffectKey] = Counter()  # how often those of an attempt were applied
         self.queues: dict[str, Queue] = {}  # rules, `paused` as it is now
+        self.moves: list[tuple[int, str, str, int]] = []  # of the last turn: task, from (""), to, number of its last attempt
         self.replies: list[tuple[str, int, str, int]] = []  # mailbox, task, status, attempt: one for each end that has a mailbox
         self.schedules: dict[str, Schedule] = {}
         self.occurrences: dict[tuple[str, int], Occurrence] = {}
@@ -148,6 +149,7 @@ class ModelStore:
         became of schedules; full: there is no room for new tasks.
         """
         self.log_written = self.log_written or bool(saves or plans)
+        self.moves.clear()
         refused = self._unwelcome(saves, together, plans, full)
         for save in saves:
             if save.id not in refused and not self._apply(save):
@@ -282,6 +284,7 @@ class ModelStore:
         )
         self.tasks[save.id] = Stored(spec.uid, row)
         self.uids[spec.uid] = save.id
+        self.moves.append((save.id, "", save.status, 0))
         return True
 
     def _start(self, stored: Stored, save: cmd.Start) -> bool:
@@ -290,6 +293,7 @@ class ModelStore:
             return False
         _legal(row.id, row.status, RUNNING)
         self._witness.start(row, save)
+        self.moves.append((row.id, row.status, RUNNING, save.attempt))
         row.status = RUNNING
         row.version += 1
         row.attempt = save.attempt
@@ -344,6 +348,8 @@ class ModelStore:
 
     def _change(self, stored: Stored, to: str, charged: int | None, extras: cmd.Extras | None, scheduled_at: int | None) -> None:
         row = stored.row
+        if row.status != to:
+            self.moves.append((row.id, row.status, to, row.attempt))
         row.status = to
         row.version += 1
         if charged is not None:
