@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from taskpool.doors.client import Client as Client
     from taskpool.doors.client import connect as connect
     from taskpool.doors.client import current_pool as current_pool
+    from taskpool.doors.eventstream import Hook as Hook
+    from taskpool.doors.eventstream import stored_events as stored_events
     from taskpool.doors.foreign import Outbox as Outbox
     from taskpool.doors.future import TaskFuture as TaskFuture
     from taskpool.doors.mailbox import Response as Response
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from taskpool.protocols import Store as Store
     from taskpool.records import Record as Record
     from taskpool.records import State as State
+    from taskpool.store.eventlog import TaskEvent as TaskEvent
     from taskpool.wire.description import Description as Description
     from taskpool.wire.description import canonical_name as canonical_name
     from taskpool.wire.description import describe as describe
@@ -80,6 +83,7 @@ _PLACES = {
     "Explanation": "taskpool.model",
     "Filter": "taskpool.model",
     "Handler": "taskpool.protocols",
+    "Hook": "taskpool.doors.eventstream",
     "HandlerInfo": "taskpool.wire.messages",
     "Occurrence": "taskpool.model",
     "Outbox": "taskpool.doors.foreign",
@@ -102,6 +106,7 @@ _PLACES = {
     "Status": "taskpool.model",
     "Store": "taskpool.protocols",
     "Task": "taskpool.model",
+    "TaskEvent": "taskpool.store.eventlog",
     "TaskError": "taskpool.model",
     "TaskFunction": "taskpool.doors.task",
     "TaskFuture": "taskpool.doors.future",
@@ -119,6 +124,7 @@ _PLACES = {
     "enqueue": "taskpool.doors.transaction",
     "no_retry": "taskpool.model",
     "register": "taskpool.doors.task",
+    "stored_events": "taskpool.doors.eventstream",
     "task": "taskpool.doors.task",
     "track": "taskpool.worker.controller",
     "transaction": "taskpool.doors.transaction",

@@ -34,6 +34,7 @@ VERBS = {
     "retry": "Give ended tasks another round.",
     "handlers": "Show what can be submitted by name.",
     "replies": "Show what lies in mailboxes, and take it out.",
+    "events": "Show what happened to tasks, one transition after the other.",
     "queues": "Show the queues: limits, what waits, what runs.",
     "pause": "Start nothing more of queues.",
     "resume": "Let paused queues go on.",

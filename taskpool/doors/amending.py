@@ -10,7 +10,7 @@ from typing import Any, Protocol, Unpack
 import msgspec
 
 from taskpool.core.lifecycle import MOVES
-from taskpool.doors.answering import Answering
+from taskpool.doors.observing import Observing
 from taskpool.doors.options import NOTHING_SAID, TaskOptions
 from taskpool.errors import IllegalTransition, InvalidTask, NotCancellable, NotFound, StaleVersion
 from taskpool.model import Filter, Options, Status, Task, encode
@@ -39,7 +39,7 @@ class HasUid(Protocol):
 TaskId = int | str | HasUid
 
 
-class Amending(Answering):
+class Amending(Observing):
     """Reads and writes single tasks."""
 
     def get(self, task_id: TaskId) -> Task:

@@ -325,6 +325,7 @@ class Client(Amending):
         """End the connection; open futures raise PoolStopped, their tasks go on. Safe to call twice."""
         leave(self)
         self._link.close("this client was closed")
+        self._finish_hooks()
 
     def __enter__(self) -> Self:
         enter(self)

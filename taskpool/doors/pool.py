@@ -149,6 +149,9 @@ class Pool(Client):
             self._supervisor.ask_to_stop(grace)
             try:
                 self._wait_for_bodies(grace)
+                if self._hooks:
+                    self._supervisor.end()
+                    self._finish_hooks()  # while the file is there
             finally:
                 self._finalizer()
 

@@ -72,6 +72,7 @@ class Desk:
         self._held_readings: list[tuple[int, wire.Request]] = []
         self._merges: dict[tuple[int, int], list[int]] = {}  # ids of a Submit, 0 where a new one belongs
         self.directory = Directory()
+        self._heeds: list[tuple[int, wire.Heed]] = []  # who waits for news in the log of transitions
         self._listeners: dict[str, dict[int, wire.GetReplies]] = {}  # mailbox → client → what it waits for
         self._backlogs: dict[str, Queue] = {}  # queues that bound what may wait
         self._admitted: Counter[str] = Counter()  # tasks of those queues that this turn will store
@@ -121,6 +122,11 @@ class Desk:
                     self._readings.append((client, request))
                 case wire.RegisterQueue() | wire.PauseQueues() | wire.Acknowledge():
                     self._write(connection, request)
+                case wire.Heed(seq=seq):
+                    if len(self._heeds) < HELD_MAX:
+                        self._heeds.append((client, request))
+                    else:  # it looks once in vain, and asks again
+                        self.server.send(client, Reply(seq, next=self._store.logged))
                 case wire.Update():
                     self._update(client, request)
                 case wire.GetReplies() | wire.Ready():
@@ -303,6 +309,7 @@ class Desk:
         """A client has left: it waits for nothing any more."""
         for waiting in self._listeners.values():
             waiting.pop(client, None)
+        self._heeds = [heed for heed in self._heeds if heed[0] != client]
 
     def _bind(self, request: wire.BindHandler) -> None:
         if not any(state.registered for state in self._store.queues() if state.name == request.queue):
@@ -428,6 +435,8 @@ class Desk:
     def answer_readings(self) -> None:
         """Answer what only reads, now that the turn is stored."""
         readings, self._readings = self._readings, []
+        if self._heeds:
+            self._tell_of_log()
         for client, request in readings:
             try:
                 reply = self._read(client, request)
@@ -439,6 +448,14 @@ class Desk:
                 continue
             if reply is not None:
                 self.server.send(client, reply)
+
+    def _tell_of_log(self) -> None:
+        """Tell those who wait for it that the log of transitions has grown; they read it in the file, at their own cost."""
+        logged, heeds = self._store.logged, self._heeds
+        self._heeds = [heed for heed in heeds if heed[1].turn >= logged]
+        for client, heed in heeds:
+            if heed.turn < logged:
+                self.server.send(client, Reply(heed.seq, next=logged))
 
     def _read(self, client: int, request: wire.Request) -> wire.Answer | None:
         store = self._store

@@ -360,6 +360,13 @@ class GetReplies(msgspec.Struct, array_like=True, tag="replies"):
     wait: bool = False
 
 
+class Heed(msgspec.Struct, array_like=True, tag="heed"):
+    """Answer as soon as the log of transitions has a turn behind this one. Who asks reads the log in the file."""
+
+    seq: Whole
+    turn: Whole
+
+
 class Acknowledge(msgspec.Struct, array_like=True, tag="acknowledge"):
     """Take replies out of a mailbox."""
 
@@ -419,6 +426,7 @@ Request = (
     | AddSchedule
     | ChangeSchedule
     | GetSchedules
+    | Heed
 )
 
 # ---- supervisor → client --------------------------------------------------------------------------------------------
