@@ -51,7 +51,9 @@ class Amending(Observing):
 
     def _id_of(self, task: str | HasUid) -> int:
         """Return the id of a task that the supervisor may not have seen yet."""
-        text = task if isinstance(task, str) else task.uid
+        text: object = task if isinstance(task, str) else getattr(task, "uid", None)
+        if not isinstance(text, str):
+            raise InvalidTask(f"a task is named by its id, its UUID or what enqueue returned: {task!r:.120}")
         uid = uid_of(text)
         found = self._link.request(lambda seq: wire.Find(seq, [uid])).ids or [0]
         if not found[0]:
