@@ -49,7 +49,7 @@ def test_it_knows_its_task(rig: Rig) -> None:
     options = Options(tags=("a",), headers={"h": "1"}, deadline_at=deadline, timeout_s=5.0)
     report = rig.run(facts, options=options)
     task, attempt, cancelled, stopping, checkpoint, left = decode_result(report.codec, report.value)
-    assert task == Running(101, 1, "test_worker_controller:facts", ("a",), {"h": "1"}, {}, deadline, 5.0)
+    assert task == Running(101, 1, "test_worker_controller:facts", ("a",), {"h": "1"}, {}, deadline, 5.0, options)
     assert (attempt, cancelled, stopping, checkpoint) == (1, False, False, None)
     assert 0 < left <= 60
     rig.page.words[STOPPING] = 1
