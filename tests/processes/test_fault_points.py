@@ -33,7 +33,7 @@ SUPERVISOR = {
     "commit.before": 9,
     "commit.inside": 7,
     "commit.after": 8,
-    "start.half": 2,
+    "start.half": 1,
     "start.after": 6,
     "result.read": 5,
     "reply.before": 7,
