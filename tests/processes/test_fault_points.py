@@ -87,7 +87,9 @@ def test_a_supervisor_that_fails(place: Path, tag: str, point: str, action: str,
         assert process.returncode == 1
     else:
         assert process.returncode == STATUS[action]
-        assert ("SIGKILL" if action == "kill" else "exited with code 70") in str(caught.value)
+        # Futures are told within 50 ms; how it ended is known if that took no longer than 30.
+        how = "SIGKILL" if action == "kill" else "exited with code 70"
+        assert how in str(caught.value) or "closed the connection" in str(caught.value)
     assert ("Traceback" in capfd.readouterr().err) == (action == "error" and point != "commit.inside")
     go_on(place, tag, again_max=2)
 
