@@ -36,8 +36,9 @@ def main(argv: Sequence[str]) -> int:
     arguments = _arguments(argv)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what users start is compiled already, as peers in site-packages are
     if arguments.rows == ["report"]:
-        pages = [arguments.out, arguments.out / report.PAGE.name] if arguments.out else []
-        for path in report.write(*pages):
+        out = arguments.out
+        written = report.write(out, out / report.PAGE.name) if out else report.write(readme=report.README)
+        for path in written:
             print(path)
         return 0
     unknown = [name for name in arguments.rows if name.lower() not in {known.lower() for known in MODULES}]

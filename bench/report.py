@@ -14,6 +14,8 @@ from bench.statistics import short
 
 Record = Mapping[str, Any]
 PAGE = ROOT / "docs" / "performance.md"
+README = ROOT / "README.md"
+SUMMARY = ("<!-- numbers -->", "<!-- end of numbers -->")  # between these lines the README quotes the results
 
 INTRODUCTION = """# Performance
 
@@ -53,8 +55,33 @@ def page(results: Mapping[str, Sequence[Record]], pictures: Mapping[str, str]) -
     return "\n".join(parts)
 
 
-def write(directory: Path = RESULTS, page_path: Path = PAGE) -> list[Path]:
-    """Write the page and a picture for each row that has a headline; return the paths. FileNotFoundError without results."""
+def summary(results: Mapping[str, Sequence[Record]]) -> str:
+    """Return the few lines that the README quotes: rates beside the peers, and which targets are met and not."""
+    lines = ["| no-op tasks a second, one by one | |", "|---|---|"]
+    for record in results.get("P1", ()):
+        if record["kind"] == "figure" and record["figure"] == "rate":
+            lines.append(f"| {record['contender']} | {cell(record)} |")
+    targets = [(row_id, at) for row_id, records in results.items() for at in records if at["kind"] == "target"]
+    judged = [(row_id, at) for row_id, at in targets if verdict(at)]
+    missed = [f"{row_id} {at['text']} {cell(at)} {at['unit']} ({demand(at)})" for row_id, at in judged if not at["met"]]
+    met = len(judged) - len(missed)
+    lines += ["", f"{met} of {len(judged)} targets are met." + (f" Not met: {'; '.join(missed)}." if missed else "")]
+    return "\n".join(lines)
+
+
+def quote(readme: Path, results: Mapping[str, Sequence[Record]]) -> None:
+    """Put the summary into the README, in place of the last one."""
+    begin, end = SUMMARY
+    head, _, rest = readme.read_text().partition(begin)
+    _, _, tail = rest.partition(end)
+    readme.write_text(f"{head}{begin}\n{summary(results)}\n{end}{tail}")
+
+
+def write(directory: Path = RESULTS, page_path: Path = PAGE, readme: Path | None = None) -> list[Path]:
+    """Write the page and a picture for each row that has a headline; return the paths. FileNotFoundError without results.
+
+    readme: quotes the summary, too.
+    """
     results = load(directory)
     if not results:
         raise FileNotFoundError(f"no results in {directory}; run `python -m bench` first")
@@ -68,6 +95,9 @@ def write(directory: Path = RESULTS, page_path: Path = PAGE) -> list[Path]:
             pictures[row_id] = path.name
             written.append(path)
     page_path.write_text(page(results, pictures))
+    if readme is not None:
+        quote(readme, results)
+        written.append(readme)
     return [page_path, *written]
 
 

@@ -89,6 +89,20 @@ def test_the_report_quotes_what_was_measured_and_only_that(tmp_path: Path) -> No
         report.write(tmp_path / "empty", tmp_path / "page.md")
 
 
+def test_the_readme_quotes_a_summary_between_its_marks(tmp_path: Path) -> None:
+    write(_result((12345, 3000), (12345, 3000)), tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- numbers -->\nof old\n<!-- end of numbers -->\nafter\n")
+    for _ in range(2):
+        report.write(tmp_path, tmp_path / "performance.md", readme)
+        text = readme.read_text()
+        assert text.startswith("before\n<!-- numbers -->\n|")
+        assert text.endswith("<!-- end of numbers -->\nafter\n")
+        assert "of old" not in text
+        assert "1 of 1 targets are met." in text
+    assert all(mark in report.README.read_text() for mark in report.SUMMARY)
+
+
 def test_a_missed_target_is_said_plainly(tmp_path: Path) -> None:
     write(_result((2, 1)), tmp_path)
     page, _ = report.write(tmp_path, tmp_path / "performance.md")
