@@ -200,7 +200,7 @@ def test_a_storm_of_crashes(tmp_path: Path, tag: str, crashes: int, good: int) -
         assert stats.counts == {"succeeded": 500 + len(well), "failed": 10 + crashes}
         wait_until(lambda: len(workers_of(pool)) == 3, "workers")
         wait_until(lambda: belongings(pool.pid)[:3] == before[:3], "all to be as before")
-        assert belongings(pool.pid)[3] < before[3] * 1.1 + (8 << 20)
+        assert belongings(pool.pid)[3] < before[3] * 1.1 + (16 << 20)  # what ten thousand tasks that wait once took
         assert sorted(os.listdir(tmp_path / "x.db.d" / "run" / "e1")) == sorted(
             f"w{worker.worker_id}.page" for worker in pool.stats().workers
         )
