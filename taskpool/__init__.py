@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from taskpool.doors.client import current_pool as current_pool
     from taskpool.doors.eventstream import Hook as Hook
     from taskpool.doors.eventstream import stored_events as stored_events
+    from taskpool.doors.flow import Flow as Flow
+    from taskpool.doors.flow import Step as Step
     from taskpool.doors.foreign import Outbox as Outbox
     from taskpool.doors.future import TaskFuture as TaskFuture
     from taskpool.doors.mailbox import Response as Response
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from taskpool.model import Controller as Controller
     from taskpool.model import Explanation as Explanation
     from taskpool.model import Filter as Filter
+    from taskpool.model import FlowState as FlowState
     from taskpool.model import Occurrence as Occurrence
     from taskpool.model import Progress as Progress
     from taskpool.model import Queue as Queue
@@ -82,6 +85,8 @@ _PLACES = {
     "Enqueued": "taskpool.doors.transaction",
     "Explanation": "taskpool.model",
     "Filter": "taskpool.model",
+    "Flow": "taskpool.doors.flow",
+    "FlowState": "taskpool.model",
     "Handler": "taskpool.protocols",
     "Hook": "taskpool.doors.eventstream",
     "HandlerInfo": "taskpool.wire.messages",
@@ -105,6 +110,7 @@ _PLACES = {
     "Stats": "taskpool.model",
     "Status": "taskpool.model",
     "Store": "taskpool.protocols",
+    "Step": "taskpool.doors.flow",
     "Task": "taskpool.model",
     "TaskEvent": "taskpool.store.eventlog",
     "TaskError": "taskpool.model",

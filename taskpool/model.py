@@ -153,6 +153,24 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.at_most_once or self.cpus is not None or self.memory is not None
 
 
+class FlowSpec(msgspec.Struct, array_like=True, frozen=True):
+    """A graph as a client submits it: the steps are the tasks of one submit. fail_fast: the first failure cancels all others."""
+
+    name: str
+    fail_fast: bool = False
+
+
+class StepSpec(msgspec.Struct, array_like=True, gc=False):
+    """How a submitted task depends on others.
+
+    parents: (task, condition, is_argument) each; task is an id, or -1, -2, … for the first, second, … task of the same submit;
+    condition as in `taskpool.core.graph`. Those whose results are arguments come first, as the payload numbers them.
+    """
+
+    label: str = ""
+    parents: list[tuple[int, int, bool]] = []
+
+
 class TaskSpec(msgspec.Struct, array_like=True, gc=False):
     """One task as a client submits it. options is a packed Options (the same bytes for all tasks of one call)."""
 
@@ -166,6 +184,7 @@ class TaskSpec(msgspec.Struct, array_like=True, gc=False):
     scheduled_at: Annotated[int, msgspec.Meta(ge=0, le=2**62)] = 0  # 0: now
     batch: str | None = None
     item: Annotated[int, msgspec.Meta(ge=0, le=2**62)] | None = None
+    step: StepSpec | None = None
 
 
 class Queue(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -296,6 +315,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     batch: str | None = None
     item: int | None = None
     recurrence: str | None = None
+    dag_id: int | None = None  # the flow that it is a step of
+    step_id: str = ""  # … and its name there
+    parents: tuple[int, ...] = ()  # the tasks whose ends it waits for, or waited for
 
     @property
     def label(self) -> str:
@@ -309,7 +331,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def next_attempt_at(self) -> int | None:
-        """Return when it may next start (wall µs), None while it runs and when it has ended."""
+        """Return when it may next start (wall µs), None while it runs or waits for its parents, and when it has ended."""
+        if self.wait_reason == "parents":
+            return None
         return self.scheduled_at if self.status in ("pending", "queued", "retrying") else None
 
     @property
@@ -406,6 +430,23 @@ class Filter(msgspec.Struct, frozen=True, omit_defaults=True):
     source: str | None = None
     reference_id: str | None = None
     parent_id: Whole | None = None
+    flow: Whole | None = None
+
+
+class FlowState(msgspec.Struct, frozen=True):
+    """A graph as it stands. id: that of its first step; counts: its steps by status; fallen: the step whose failure ended the rest.
+
+    status: running while a step is live, else failed if one failed or was interrupted, cancelled if one was, else succeeded; steps
+    that were cancelled because another ended otherwise than they need count as neither.
+    """
+
+    id: int
+    name: str
+    created_at: int
+    status: Status
+    counts: dict[str, int]
+    fail_fast: bool = False
+    fallen: int | None = None
 
 
 class WorkerState(msgspec.Struct, frozen=True):

@@ -39,6 +39,7 @@ VERBS = {
     "pause": "Start nothing more of queues.",
     "resume": "Let paused queues go on.",
     "cron": "List schedules; run, pause, resume them.",
+    "flow": "List graphs of tasks, or show the steps of one.",
     "help": "Say all about a verb.",
 }
 

@@ -11,7 +11,7 @@ import msgspec
 
 from taskpool.cli.labels import label
 from taskpool.cli.quantity import US, rfc3339
-from taskpool.model import Attempt, Progress, QueueState, Schedule, Stats, Task, TaskError
+from taskpool.model import Attempt, FlowState, Progress, QueueState, Schedule, Stats, Task, TaskError
 
 
 class ErrorDoc(msgspec.Struct):
@@ -105,6 +105,9 @@ class TaskDoc(msgspec.Struct):
     headers: dict[str, str] = {}
     failed_attempts: int = 0
     next_attempt_at: str | None = None
+    dag_id: int | None = None
+    step_id: str | None = None
+    parents: tuple[int, ...] = ()
 
 
 class TasksDoc(msgspec.Struct):
@@ -232,8 +235,44 @@ class QueuesDoc(msgspec.Struct):
     schema: str = "taskpool.queues/1"
 
 
+class FlowStateDoc(msgspec.Struct):
+    """A graph of tasks; id: of its first step; counts: its steps by status; fallen: the step whose failure ended the others."""
+
+    id: int
+    name: str
+    status: str
+    counts: dict[str, int]
+    created_at: str | None
+    fail_fast: bool
+    fallen: int | None
+
+
+class FlowsDoc(msgspec.Struct):
+    """Graphs, newest first."""
+
+    items: list[FlowStateDoc]
+    schema: str = "taskpool.flows/1"
+
+
+class EdgeDoc(msgspec.Struct):
+    """A step waits for another. on: what it needs of it: success, any, failed."""
+
+    parent: int
+    child: int
+    on: str
+
+
+class FlowDoc(msgspec.Struct):
+    """One graph with its steps, parents before their children, and its edges."""
+
+    flow: FlowStateDoc
+    steps: list[TaskDoc]
+    edges: list[EdgeDoc]
+    schema: str = "taskpool.flow/1"
+
+
 class ReasonDoc(msgspec.Struct):
-    """One thing that a task waits for. code: time, snooze, retry, paused, queue limit, worker, server, deadline, expires, …"""
+    """One thing that a task waits for. code: parents, time, retry, paused, queue limit, worker, deadline, expires, …"""
 
     code: str
     detail: str
@@ -361,6 +400,11 @@ def schedule_doc(schedule: Schedule, latest: list[str]) -> ScheduleDoc:
     )
 
 
+def flow_doc(flow: FlowState) -> FlowStateDoc:
+    """Return a graph for programs."""
+    return FlowStateDoc(flow.id, flow.name, flow.status.value, flow.counts, rfc3339(flow.created_at), flow.fail_fast, flow.fallen)
+
+
 def error_doc(error: TaskError | None) -> ErrorDoc | None:
     """Return an error for programs; the pickled exception stays in the store."""
     if error is None:
@@ -449,6 +493,9 @@ def task_doc(task: Task, *, nested: bool = False) -> TaskDoc:
         headers=dict(options.headers),
         failed_attempts=task.failed_attempts,
         next_attempt_at=rfc3339(task.next_attempt_at),
+        dag_id=task.dag_id,
+        step_id=task.step_id or None,
+        parents=task.parents,
         scheduled_at=rfc3339(task.scheduled_at),
         created_at=rfc3339(task.created_at),
         started_at=rfc3339(task.started_at),

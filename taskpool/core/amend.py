@@ -6,6 +6,7 @@ from taskpool.clock import Instant
 from taskpool.core import retry, settle
 from taskpool.core.commands import Move
 from taskpool.core.events import TaskRow, UpdateAsked
+from taskpool.core.graph import HELD_AT
 from taskpool.core.lifecycle import PENDING, QUEUED, RETRYING, WAITING
 from taskpool.errors import IllegalTransition, InvalidTask, NotFound, StaleVersion, TaskpoolError
 from taskpool.model import Options, Queue, encode
@@ -23,6 +24,9 @@ def refusal(row: TaskRow | None, asked: UpdateAsked, queue: Queue | None) -> Tas
     if row.status not in WAITING:
         return IllegalTransition(f"task {row.id} is {row.status}", hint="only what waits can be changed")
     options = asked.options
+    if (asked.held or row.scheduled_at == HELD_AT) and (options is not None or asked.scheduled_at is not None):
+        words = f"task {row.id} waits for its parents"
+        return IllegalTransition(words, hint="until they have ended, only its priority can be changed")
     if options is None:
         return None
     for field in FIXED:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from taskpool.model import Occurrence, Schedule, TaskError, TaskSpec
+from taskpool.model import FlowSpec, Occurrence, Schedule, TaskError, TaskSpec
 from taskpool.wire.messages import Report
 
 
@@ -24,6 +24,19 @@ class Extras(msgspec.Struct, array_like=True, gc=False):
 # ---- saves ----------------------------------------------------------------------------------------------------------
 
 
+class Place(msgspec.Struct, gc=False):
+    """Where a new task stands among others. parents: (id, condition, is_argument); due_at: when it may start once they have ended.
+
+    flow_id: the flow that it is a step of; opens: it is the first of that flow, which is stored with it.
+    """
+
+    label: str
+    parents: list[tuple[int, int, bool]]
+    due_at: int
+    flow_id: int | None = None
+    opens: FlowSpec | None = None
+
+
 class Insert(msgspec.Struct, gc=False):
     """Store a new task under version 1. A Start of the same turn joins it."""
 
@@ -32,6 +45,7 @@ class Insert(msgspec.Struct, gc=False):
     status: str
     scheduled_at: int
     created_at: int
+    place: Place | None = None
 
 
 class Start(msgspec.Struct, gc=False):
@@ -96,6 +110,7 @@ class Move(msgspec.Struct, gc=False):
     reply_to: str = ""  # as in End
     rank: int | None = None  # another priority …
     options: bytes | None = None  # … or other options, packed
+    held: bool | None = None  # whether it waits for its parents from now on; None leaves that alone
 
 
 class Checkpoint(msgspec.Struct, gc=False):

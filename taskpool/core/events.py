@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from taskpool.model import Options, Queue, Schedule, TaskError, TaskSpec
+from taskpool.model import FlowSpec, Options, Queue, Schedule, TaskError, TaskSpec
 from taskpool.wire.messages import Checkpointed, Report
 
 
@@ -92,6 +92,28 @@ class Submitted(msgspec.Struct, tag=True):
     seq: int
     specs: list[TaskSpec]
     options: list[Options]
+    flow: FlowSpec | None = None  # they are its steps
+
+
+class DueStep(msgspec.Struct):
+    """A task that waits for its parents, and need not any longer. due_at: when it may start.
+
+    culprit: the task whose end makes it impossible (0: none, it may start), with its name and how that ended; size: bytes of the
+    results that it is to be given.
+    """
+
+    row: TaskRow
+    due_at: int
+    culprit: int = 0
+    culprit_name: str = ""
+    culprit_status: str = ""
+    size: int = 0
+
+
+class StepsDue(msgspec.Struct, tag=True):
+    """What the store knows after a commit of tasks whose parents have ended. Comes first in the next turn."""
+
+    steps: list[DueStep]
 
 
 class Arrived(msgspec.Struct, tag=True):
@@ -185,10 +207,14 @@ class RetryAsked(msgspec.Struct, tag=True):
     seq: int
     rows: list[TaskRow]
     force: bool = False
+    steps: frozenset[int] = frozenset()  # those that depend on others
 
 
 class UpdateAsked(msgspec.Struct, tag=True):
-    """Somebody changes a waiting task of that version; None leaves a field alone. row: as the store has it, if memory has not."""
+    """Somebody changes a waiting task of that version; None leaves a field alone.
+
+    row: as the store has it, if memory has not; held: it waits for its parents.
+    """
 
     client: int
     seq: int
@@ -198,6 +224,7 @@ class UpdateAsked(msgspec.Struct, tag=True):
     priority: int | None = None
     scheduled_at: int | None = None
     options: Options | None = None
+    held: bool = False
 
 
 class Refilled(msgspec.Struct, tag=True):
@@ -232,6 +259,7 @@ Event = (
     | Recovered
     | Submitted
     | Arrived
+    | StepsDue
     | Reported
     | Saved
     | Passed

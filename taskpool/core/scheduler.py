@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from taskpool.clock import NS, US, Instant
-from taskpool.core import amend, retry, settle
+from taskpool.core import amend, graph, retry, settle
 from taskpool.core import events as ev
 from taskpool.core.admission import Room
 from taskpool.core.commands import (
@@ -36,7 +36,7 @@ from taskpool.core.lifecycle import PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDE
 from taskpool.core.line import LINE_MAX
 from taskpool.core.lines import Lines
 from taskpool.core.mailbox import DEPTH_MAX, Durations, Mailbox
-from taskpool.model import Options, TaskError, TaskSpec
+from taskpool.model import FlowSpec, Options, TaskError, TaskSpec
 
 CANCEL_GRACE_S = 5.0
 
@@ -100,8 +100,10 @@ class Scheduler:
                 self._on_dispatch(now)
             case ev.Arrived():
                 for seq, spec, options in zip(event.seqs, event.specs, event.options, strict=True):
-                    self._out.append(Taken(seq, self._insert(spec, options, now.wall)))
+                    self._out.append(Taken(seq, self._insert(spec, options, now.wall, [])))
                 self._out += [Taken(seq, 0) for seq in event.known]
+            case ev.StepsDue():
+                self._on_steps_due(event, now)
             case ev.Passed():
                 self._on_passed(event, now)
             case ev.TakenBack():
@@ -175,24 +177,54 @@ class Scheduler:
             self.lines.open(queue)
 
     def _on_submitted(self, event: ev.Submitted, now: Instant) -> None:
-        ids = [self._insert(spec, options, now.wall) for spec, options in zip(event.specs, event.options, strict=True)]
+        ids: list[int] = []
+        for spec, options in zip(event.specs, event.options, strict=True):
+            self._insert(spec, options, now.wall, ids, event.flow)
         self._out.append(Accept(event.client, event.seq, ids))
 
-    def _insert(self, spec: TaskSpec, options: Options, wall: int) -> int:
+    def _insert(self, spec: TaskSpec, options: Options, wall: int, ids: list[int], flow: FlowSpec | None = None) -> int:
+        """Take a new task in, and append its id to those of its submit."""
         task_id = self.next_id
         self.next_id += 1
+        ids.append(task_id)
         at = spec.scheduled_at
-        status = PENDING if at > wall else QUEUED
+        place = None
+        if spec.step is not None:
+            place, at = graph.placed(spec.step, flow, ids, at or wall, options)
+        status = PENDING if at > wall or (place is not None and place.parents) else QUEUED
         at = at or wall
         row = TaskRow(task_id, spec.name, spec.queue, -spec.priority, status, 1, 0, 0, at, wall, options)
-        self._out.append(Insert(task_id, spec, status, at, wall))
+        self._out.append(Insert(task_id, spec, status, at, wall, place))
         self._wait(row)
         return task_id
 
     def _wait(self, row: TaskRow) -> None:
-        """Put a waiting task into its line, if it stands before the line's mark, and into the timers."""
-        if not self.lines.put(row):
+        """Put a waiting task into its line, if it stands before the line's mark, and into the timers.
+
+        One that waits for its parents, with no limit to that, lies in the store alone.
+        """
+        if row.scheduled_at == graph.HELD_AT or not self.lines.put(row):
             self._forget(row)
+
+    def _on_steps_due(self, event: ev.StepsDue, now: Instant) -> None:
+        """Let go on what waited for its parents, and cancel what can never start. A pool that stops leaves both."""
+        if self.stopping:
+            return
+        for step in event.steps:
+            row = self.tasks.get(step.row.id) or self._gone.get(step.row.id) or step.row
+            if row.status in TERMINAL or (row.status != PENDING and not step.culprit):
+                continue
+            if row.status == RUNNING:
+                if step.culprit and row.cancel_requested_at is None:
+                    self._cancel(row, ev.CancelAsked(0, 0, [row.id], [], graph.why(step)), now)
+                continue
+            command = graph.decided(row, step, now)
+            self._out.append(command)
+            if command.to in TERMINAL:
+                self.finished += 1
+                self._forget(row)
+            else:
+                self._wait(row)
 
     def _on_dropped(self, event: ev.Dropped, now: Instant) -> None:
         """Forget tasks whose rows say otherwise; what runs of them is stopped, and its report will match nothing."""
@@ -336,7 +368,10 @@ class Scheduler:
         for row in event.rows:
             row = self.tasks.get(row.id) or self._gone.get(row.id) or row
             if row.status in TERMINAL and (row.status != SUCCEEDED or event.force):
-                self._out.append(settle.new_round(row, now))
+                command = settle.new_round(row, now)
+                if row.id in event.steps:
+                    graph.hold(row, command)
+                self._out.append(command)
                 self._wait(row)
                 if row.options.recurrence:
                     self.cron.revived(row)
@@ -355,9 +390,9 @@ class Scheduler:
             self._out.append(Agree(event.client, event.seq, [], "pool_stopped", "the pool is stopping"))
             return
         commands, firing = self.cron.asked(event, now)
-        ids = []
+        ids: list[int] = []
         if firing is not None:
-            ids.append(self._insert(firing.spec, firing.options, now.wall))
+            self._insert(firing.spec, firing.options, now.wall, ids)
             self._out.append(self.cron.fired(firing, ids[0], now))
         for command in commands:
             if isinstance(command, Agree):
@@ -370,7 +405,7 @@ class Scheduler:
             if isinstance(command, (Occur, CancelLive)):
                 self._out.append(command)
             else:
-                task_id = self._insert(command.spec, command.options, now.wall)
+                task_id = self._insert(command.spec, command.options, now.wall, [])
                 self._out.append(self.cron.fired(command, task_id, now))
 
     def _on_update(self, event: ev.UpdateAsked, now: Instant) -> None:

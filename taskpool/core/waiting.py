@@ -8,12 +8,13 @@ import msgspec
 
 from taskpool.clock import US
 from taskpool.core.lifecycle import PENDING, QUEUED, RETRYING, RUNNING
-from taskpool.model import Explanation, Queue, Reason, Task
+from taskpool.model import Explanation, Queue, Reason, Status, Task
 
 # The words: Task.wait_reason, and Reason.code.
 TIME: Final = "time"
 SNOOZE: Final = "snooze"
 RETRY: Final = "retry"
+PARENTS: Final = "parents"
 PAUSED: Final = "paused"
 QUEUE_LIMIT: Final = "queue limit"
 WORKER: Final = "worker"
@@ -24,12 +25,16 @@ AHEAD_MAX: Final = 10_000  # tasks that are counted
 
 
 class Place(msgspec.Struct, frozen=True):
-    """What surrounds a task: its queue's rules, how many tasks of it run, the first of those, and how many stand before it."""
+    """What surrounds a task: its queue's rules, how many tasks of it run, the first of those, and how many stand before it.
+
+    parents: of a task that waits for them: id, name, status.
+    """
 
     queue: Queue
     running: int = 0
     holders: tuple[int, ...] = ()
     ahead: int = 0
+    parents: tuple[tuple[int, str, str], ...] = ()
 
 
 def reason(status: str, snoozes: int, queue: Queue | None, running: int) -> str | None:
@@ -88,6 +93,8 @@ def _ended(task: Task) -> Reason:
 
 
 def _waiting(task: Task, place: Place, now: int) -> list[Reason]:
+    if task.wait_reason == PARENTS:
+        return [_parents(place)]
     reasons = []
     left = task.scheduled_at - now
     if task.status.value == RETRYING:
@@ -98,6 +105,13 @@ def _waiting(task: Task, place: Place, now: int) -> list[Reason]:
         code, words = (SNOOZE, "was put off by its handler") if task.snoozes else (TIME, "waits for its time")
         reasons.append(Reason(code, f"{words}: due {_due(left)}"))
     return reasons + _in_queue(place)
+
+
+def _parents(place: Place) -> Reason:
+    live = [f"{parent} ({name}, {status})" for parent, name, status in place.parents if not Status(status).is_terminal]
+    named = ", ".join(live[:HOLDERS_MAX]) + (", …" if len(live) > HOLDERS_MAX else "")
+    done = f"{len(place.parents) - len(live)} of {len(place.parents)} have ended"
+    return Reason(PARENTS, f"waits for its parents, of which {done}" + (f"; it waits for {named}" if live else ""))
 
 
 def _in_queue(place: Place) -> list[Reason]:

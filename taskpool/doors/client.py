@@ -21,8 +21,8 @@ from taskpool.doors.amending import Amending, TaskId
 from taskpool.doors.options import NOTHING_SAID
 from taskpool.doors.selection import FilterFields, Wanted, filter_of, meant
 from taskpool.doors.submitter import Submitter
-from taskpool.errors import NoServer, PoolStopped
-from taskpool.model import Attempt, Explanation, Occurrence, Queue, QueueState, Schedule, Stats, Task
+from taskpool.errors import NoServer, NotFound, PoolStopped
+from taskpool.model import Attempt, Explanation, FlowState, Occurrence, Queue, QueueState, Schedule, Stats, Task
 from taskpool.wire import messages as wire
 from taskpool.wire.messages import News
 
@@ -178,6 +178,16 @@ class Client(Amending):
         reply = self._link.request(lambda seq: wire.Explain(seq, task_id))
         assert reply.explanation is not None
         return reply.explanation
+
+    def flows(self, limit: int = 100, before: int | None = None) -> Sequence[FlowState]:
+        """Return the graphs that were submitted, newest first: at most `limit` (1,000), with ids below `before`."""
+        return self._link.request(lambda seq: wire.GetFlows(seq, limit, before)).flows or ()
+
+    def flow_state(self, flow_id: int, /) -> FlowState:
+        """Return how a graph stands. NotFound."""
+        for state in self._link.request(lambda seq: wire.GetFlows(seq, 1, None, flow_id)).flows or ():
+            return state
+        raise NotFound(f"there is no flow {flow_id} in {self.store}")
 
     # ---- queues -------------------------------------------------------------------------------------------------------
 

@@ -37,6 +37,8 @@ class CronOptions(TaskOptions, total=False):
 
 def schedule_of(plan: Plan, spec: str, args: Sequence[Any], name: str | None, given: Mapping[str, Any]) -> Schedule:
     """Return the schedule of a call. Raises InvalidTask, naming what makes no sense."""
+    if plan.after:
+        raise InvalidTask("the tasks of a schedule cannot wait for others: after= makes no sense here")
     codec, payload = plan.encode(args, {})
     return schedule(plan.name, codec, payload, plan.said, spec, name, given)
 

@@ -14,11 +14,12 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, LOGGER, PENDING
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from taskpool import errors
 from taskpool.errors import TaskFailed, TaskpoolError
 from taskpool.model import Attempt, Codec, Explanation, Filter, Progress, Status, Task, TaskError
+from taskpool.wire import references
 from taskpool.wire.codec import decode_result, loads
 from taskpool.wire.description import Description
 from taskpool.wire.messages import Cancel, Explain, Get, GetAttempts, Outcome, Retry
@@ -53,9 +54,15 @@ class TaskFuture(Future[R]):
     _next: TaskFuture[Any] | None = None  # another future of this client for the same task
     _description: Description | None = None
 
+    _is_reference = True  # as an argument of submit it stands for its result
+
     def __init__(self, bundle: Bundle, uid: bytes) -> None:
         self._bundle = bundle
         self._uid = uid
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as an argument of a task: as a reference to the result. TypeError anywhere else: it is its process's."""
+        return references.to(self)
 
     # ---- what the standard library reaches for ------------------------------------------------------------------------
 
@@ -161,9 +168,6 @@ class TaskFuture(Future[R]):
     def __repr__(self) -> str:
         state = self._outcome.status if self._outcome is not None else "stopped" if self.done() else "pending"
         return f"<{type(self).__name__} {f'task {self._id}' if self._id else 'not yet stored'}: {state}>"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a TaskFuture belongs to its process; send its id, and use pool.future(id) there")
 
     # ---- the task behind it -------------------------------------------------------------------------------------------
 

@@ -166,7 +166,7 @@ class MapRun(Generic[R]):
         self._pulled += 1
         future: Future[R]
         try:
-            codec, payload = plan.encode(args)
+            codec, payload, step = plan.call(self._link, args)
         except TaskpoolError as error:  # in its place among the results
             future = Future()
             future.set_exception(error)
@@ -174,7 +174,18 @@ class MapRun(Generic[R]):
             options, at = plan.travel()
             number = None if self._batch is None else item
             future = self._link.put(
-                bundle, plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description, self._batch, number
+                bundle,
+                plan.name,
+                codec,
+                payload,
+                options,
+                plan.queue,
+                plan.priority,
+                at,
+                plan.description,
+                self._batch,
+                number,
+                step,
             )
             if self._first is None:
                 self._first = future

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -17,6 +17,7 @@ from taskpool.wire.messages import GetHandlers
 if TYPE_CHECKING:
     from taskpool.doors.link import Link
     from taskpool.doors.submitter import Plan
+    from taskpool.model import StepSpec
 
 LABEL_CHARACTERS_MAX = 200
 
@@ -31,10 +32,19 @@ class NamedPlan:
         self.said = said
         self.queue, self.priority = said.queue, said.priority
         self.fixed = said.fixed
+        self.after = said.after
 
     def travel(self) -> tuple[bytes, int]:
         """Return (packed options, scheduled_at) for now."""
         return self.fixed or self.said.packed()
+
+    def call(self, link: Link, args: Sequence[Any]) -> tuple[int, bytes, StepSpec | None]:
+        """Return (codec, payload) of a call, and what it depends on, if on anything."""
+        if not self.after:
+            return (*self.encode(args), None)
+        from taskpool.doors.flow import dependent
+
+        return dependent(link, cast("Plan", self), args, {})
 
     def encode(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
         """Return (codec, payload). InvalidPayload."""

@@ -44,7 +44,7 @@ class TaskOptions(TypedDict, total=False):
     it starts when the machine has room for it, and is killed when it uses more memory than that;
     tags, headers, trace_ctx: for search and tracing; label: its arguments in short, for people; owner_type and owner_id: whose it
     is; source: what handed it in; reference_id: what it belongs to elsewhere; parent_id: the task that made it; reply_to: the
-    mailbox that gets its response.
+    mailbox that gets its response; after: futures or ids of tasks that must succeed before it may start.
     """
 
     queue: str
@@ -76,17 +76,19 @@ class TaskOptions(TypedDict, total=False):
     reference_id: str
     parent_id: int | None
     reply_to: str
+    after: Any
 
 
 class Said:
     """Checked options: a mapping that is never changed, and how it is packed. Raises InvalidTask, naming the option."""
 
-    __slots__ = ("_moments", "_options", "_packed", "_values", "fixed", "priority", "queue")
+    __slots__ = ("_moments", "_options", "_packed", "_values", "after", "fixed", "priority", "queue")
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = values
         self.queue: str = values.get("queue", "default")
         self.priority: int = values.get("priority", 0)
+        self.after: tuple[Any, ...] = values.get("after", ())
         # What depends on the moment of the submit is packed anew each time; everything else once.
         self._moments = {name: values[name] for name in ("deadline", "expires", "delay", "at") if values.get(name) is not None}
         self._options = _options_of(values)
@@ -415,7 +417,16 @@ def _memory(name: str, value: Any) -> int | None:
         raise InvalidTask(f"{name}: {error}") from None
 
 
+def _parents(name: str, value: Any) -> tuple[Any, ...]:
+    parents = (value,) if hasattr(value, "_is_reference") else _several(name, value, int)
+    for parent in parents:
+        if isinstance(parent, bool) or not ((isinstance(parent, int) and parent > 0) or hasattr(parent, "_is_reference")):
+            raise InvalidTask(f"{name} takes futures, or ids of tasks: {parent!r:.120}")
+    return parents
+
+
 _CHECKS: dict[str, Any] = {
+    "after": _parents,
     "queue": _queue,
     "priority": _whole(-PRIORITY_MAX, PRIORITY_MAX),
     "delay": _delay,

@@ -25,7 +25,7 @@ import msgspec
 
 from taskpool.doors.future import TaskFuture
 from taskpool.errors import InvalidTask, PoolStopped
-from taskpool.model import TaskSpec
+from taskpool.model import FlowSpec, StepSpec, TaskSpec
 from taskpool.wire.description import Description
 from taskpool.wire.frames import Closed, FrameWriter
 from taskpool.wire.messages import Request, Submit, encoder, request_decoder
@@ -41,14 +41,15 @@ LARGE_BYTES = 32 << 10  # payloads below this are not counted: 256 of them are n
 class Bundle:
     """Tasks that travel in one Submit. seq: its number once it was sent; stored: its tasks have ids, or will never have."""
 
-    __slots__ = ("bytes", "fresh", "link", "seq", "stored", "tasks", "waiters")
+    __slots__ = ("bytes", "flow", "fresh", "link", "seq", "stored", "tasks", "waiters")
 
-    def __init__(self, link: Link, *, fresh: bool = False, stored: bool = False) -> None:
+    def __init__(self, link: Link, *, fresh: bool = False, stored: bool = False, flow: FlowSpec | None = None) -> None:
         self.link = link
         self.tasks: list[tuple[TaskSpec, TaskFuture[Any]]] = []
         self.waiters: list[threading.Lock] = []
         self.bytes = 0
         self.fresh = fresh
+        self.flow = flow
         self.seq = 0
         self.stored = stored
 
@@ -89,6 +90,7 @@ class Outbox:
         priority: int,
         at: int,
         description: Description | None,
+        step: StepSpec | None = None,
     ) -> TaskFuture[Any]:
         """Put one task into the present bundle, and send that unless another is under way, whose answer will send it."""
         large = len(payload) > LARGE_BYTES
@@ -101,7 +103,7 @@ class Outbox:
             future: TaskFuture[Any] = TaskFuture(bundle, uid)
             if description is not None:
                 future._description = description
-            tasks.append((TaskSpec(uid, name, codec, payload, options, queue, priority, at), future))
+            tasks.append((TaskSpec(uid, name, codec, payload, options, queue, priority, at, step=step), future))
             leaves = not self.flights or len(tasks) >= BUNDLE_TASKS
             if large:
                 bundle.bytes += len(payload)
@@ -123,13 +125,14 @@ class Outbox:
         description: Description | None,
         batch: str | None = None,
         item: int | None = None,
+        step: StepSpec | None = None,
     ) -> TaskFuture[Any]:
         """Add a task to a bundle of the caller's own, which `send` sends."""
         uid = next(self._uids)
         future: TaskFuture[Any] = TaskFuture(bundle, uid)
         if description is not None:
             future._description = description
-        bundle.tasks.append((TaskSpec(uid, name, codec, payload, options, queue, priority, at, batch, item), future))
+        bundle.tasks.append((TaskSpec(uid, name, codec, payload, options, queue, priority, at, batch, item, step), future))
         bundle.bytes += len(payload)
         return future
 
@@ -168,7 +171,7 @@ class Outbox:
         while held:
             bundle = held[0]
             bundle.seq = bundle.seq or next(self._seq)
-            frame = encoder.encode(Submit(bundle.seq, [spec for spec, _ in bundle.tasks], True, False, bundle.fresh))
+            frame = encoder.encode(Submit(bundle.seq, [spec for spec, _ in bundle.tasks], True, False, bundle.fresh, bundle.flow))
             with self._lock:
                 if not bundle.stored:
                     self.flights[bundle.seq] = bundle

@@ -30,6 +30,7 @@ class FilterFields(TypedDict, total=False):
     source: str
     reference_id: str
     parent_id: int
+    flow: int
 
 
 def filter_of(wanted: Wanted, fields: FilterFields) -> Filter | None:

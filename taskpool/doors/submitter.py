@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from taskpool.doors.options import NOTHING_SAID, Said, TaskOptions
+from taskpool.errors import ArgTypeError, InvalidPayload
 
 if TYPE_CHECKING:
+    from taskpool.doors.flow import Flow
     from taskpool.doors.future import TaskFuture
     from taskpool.doors.link import Link
-    from taskpool.model import Task
+    from taskpool.model import StepSpec, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,7 +27,7 @@ BULK_BYTES = 8 << 20
 class Plan:
     """How calls of one function travel from one submitter: encoder, name, and everything that was said of it."""
 
-    __slots__ = ("description", "encode", "fixed", "fn", "name", "priority", "queue", "said")
+    __slots__ = ("after", "description", "encode", "fixed", "fn", "name", "priority", "queue", "said")
 
     def __init__(self, fn: Callable[..., Any], said: Said) -> None:
         from taskpool.wire.codec import CallEncoder
@@ -38,6 +40,18 @@ class Plan:
         self.description = encoder.description if encoder.description.msgpack else None
         self.queue, self.priority = said.queue, said.priority
         self.fixed = said.fixed
+        self.after = said.after
+
+    def call(self, link: Link, args: Sequence[Any]) -> tuple[int, bytes, StepSpec | None]:
+        """Return (codec, payload) of a call, and what it depends on, if on anything."""
+        if not self.after:
+            try:
+                return (*self.encode(args), None)
+            except (InvalidPayload, ArgTypeError):
+                pass  # such as a future that was not looked for
+        from taskpool.doors.flow import dependent
+
+        return dependent(link, self, args, {})
 
     def travel(self) -> tuple[bytes, int]:
         """Return (packed options, scheduled_at) for now."""
@@ -162,9 +176,35 @@ class Submitter(ABC):
 
     def _submit(self, fn: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> TaskFuture[Any]:
         plan = self._plans.get(id(fn)) or self._plan(fn)
-        codec, payload = plan.encode(args, kwargs)
+        try:
+            codec, payload = plan.encode(args, kwargs)
+        except (InvalidPayload, ArgTypeError):  # such as a future that was not looked for
+            return self._submit_after(plan, args, kwargs)
+        if plan.after:
+            return self._submit_after(plan, args, kwargs)
         options, at = plan.fixed or plan.said.packed()
         return self._link.submit(plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description)
+
+    def _submit_after(self, plan: Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> TaskFuture[Any]:
+        """Submit a task that depends on others: on futures among its arguments, or those of its option `after`."""
+        from taskpool.doors.flow import dependent
+
+        codec, payload, step = dependent(self._link, plan, args, kwargs)
+        options, at = plan.travel()
+        return self._link.submit(plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description, step)
+
+    def submit_flow(self, flow: Flow, /) -> Flow:
+        """Hand in a graph of tasks, all or none of them; they are durable when this returns. Returns the flow.
+
+        Raises InvalidTask, naming the path, if steps wait for each other, and what `submit` raises.
+        """
+        return flow._submit(self)
+
+    def flow(self, name: str, *, fail_fast: bool = False) -> Flow:
+        """Return a flow for a `with` block, which submits it at its end: `with pool.flow("nightly") as f: a = f.submit(…)`."""
+        from taskpool.doors.flow import Flow
+
+        return Flow(name, fail_fast=fail_fast, pool=self)
 
     def _plan(self, fn: Any) -> Plan:
         """Return how a function travels. Kept by identity (the plan holds the function, so its id is not used again)."""
@@ -183,13 +223,13 @@ class Submitter(ABC):
 
     def _calls(
         self, fn: Callable[..., Any], arguments: Iterable[Sequence[Any]]
-    ) -> Iterator[tuple[str, int, bytes, bytes, str, int, int, Any]]:
+    ) -> Iterator[tuple[str, int, bytes, bytes, str, int, int, Any, None, None, StepSpec | None]]:
         """Yield what Link.put takes for each call of a function."""
         plan = self._plan(fn)
         options, at = plan.travel()
         for args in arguments:
-            codec, payload = plan.encode(args)
-            yield plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description
+            codec, payload, step = plan.call(self._link, args)
+            yield plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description, None, None, step
 
 
 class View(Submitter):

@@ -60,6 +60,8 @@ class Recorder(Submitter):
     def spec(self, fn: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> TaskSpec:
         """Return the task that calls fn. Raises what `pool.submit` does for what cannot be sent."""
         plan = self._plan(fn)
+        if plan.after:
+            raise InvalidTask("a task of a transaction cannot wait for others", hint="submit it after the commit")
         codec, payload = plan.encode(args, kwargs or {})
         options, at = plan.travel()
         return TaskSpec(next(draw_uids()), plan.name, codec, payload, options, plan.queue, plan.priority, at)

@@ -209,10 +209,10 @@ def _batches(jobs: Sequence[Job]) -> list[Sequence[Job]]:
     batches: list[Sequence[Job]] = []
     start = 0
     for index, job in enumerate(jobs):
-        size += len(job.payload)
+        size += _size(job)
         if size > FRAME_PAYLOAD_BYTES and index > start:
             batches.append(jobs[start:index])
-            start, size = index, len(job.payload)
+            start, size = index, _size(job)
     batches.append(jobs[start:])
     return batches
 
@@ -222,3 +222,11 @@ def _leave_some(held: list[int]) -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if max(held) >= soft - OWN_FDS:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def _size(job: Job) -> int:
+    """Return about how many bytes a job takes in a frame."""
+    size = len(job.payload)
+    if job.inputs is not None:
+        size += sum(len(one.value) for one in job.inputs if one.value is not None)
+    return size

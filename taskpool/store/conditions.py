@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from taskpool.errors import StoreCorrupt, StoreError, StoreUnusable, TaskpoolError
 
@@ -70,6 +72,18 @@ def in_our_words(error: BaseException, path: object) -> TaskpoolError | None:
     if code in _PLACE:
         return StoreUnusable(f"{path}: {error}")
     return None
+
+
+@contextmanager
+def in_words(path: object) -> Iterator[None]:
+    """Say in our words what SQLite says of what is read inside."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        known = in_our_words(error, path)
+        if known is None:
+            raise
+        raise known from error
 
 
 def damaged(path: object, what: str) -> StoreCorrupt:

@@ -15,16 +15,17 @@ import msgspec
 
 from taskpool.core import waiting
 from taskpool.core.events import ScheduleRow, TaskRow
+from taskpool.core.graph import HELD_AT
 from taskpool.core.lifecycle import MOVES
 from taskpool.core.queues import has_rules
 from taskpool.core.retry import max_attempts
 from taskpool.errors import InvalidTask, NotFound
-from taskpool.model import Attempt, Codec, Explanation, Filter, Occurrence, Queue, QueueState, Schedule, Task
-from taskpool.store import records
-from taskpool.store.conditions import in_our_words
+from taskpool.model import Attempt, Codec, Explanation, Filter, FlowState, Occurrence, Queue, QueueState, Schedule, Task
+from taskpool.store import graphs, records
+from taskpool.store.conditions import in_our_words, in_words
 from taskpool.store.connection import connect_reader, pragmas
 from taskpool.store.places import Places
-from taskpool.wire.messages import Outcome, Replied
+from taskpool.wire.messages import Input, Outcome, Replied
 
 INDEXES: Final = {  # the partial index that holds all tasks of a status
     "pending": "task_delayed",
@@ -128,7 +129,7 @@ class Reading:
         return self._listed([task_id for (task_id,) in ids])
 
     def _listed(self, ids: Sequence[int]) -> list[Task]:
-        found = self._read(f"SELECT {records.LISTED} {_WANTED} LEFT JOIN progress ON progress.task_id = task.id", (_json(ids),))
+        found = self._read(f"SELECT {records.LISTED} {_WANTED} {records.JOINED}", (_json(ids),))
         return self._with_rules([records.listed(row) for row in found])
 
     def match(self, wanted: Filter, limit: int = 1_000_000) -> list[int]:
@@ -258,7 +259,7 @@ class Reading:
         known = []
         for task in tasks:
             queue = rules.get(task.queue)
-            reason = waiting.reason(task.status, task.snoozes, queue, running.get(task.queue, 0))
+            reason = task.wait_reason or waiting.reason(task.status, task.snoozes, queue, running.get(task.queue, 0))
             limit = max_attempts(task.options, queue) if queue is not None else task.max_attempts
             changed = reason is not None or limit != task.max_attempts
             known.append(msgspec.structs.replace(task, wait_reason=reason, max_attempts=limit) if changed else task)
@@ -278,7 +279,8 @@ class Reading:
             (task.queue, -task.priority, task.scheduled_at, task.id, waiting.AHEAD_MAX),
         )
         running = self._running_by_queue().get(task.queue, 0)
-        place = waiting.Place(queue, running, tuple(task_id for (task_id,) in holders), ahead[0][0])
+        parents = graphs.parents(self._db, task_id) if task.wait_reason == waiting.PARENTS else ()
+        place = waiting.Place(queue, running, tuple(task_id for (task_id,) in holders), ahead[0][0], tuple(parents))
         return waiting.explain(task, place, now_wall)
 
     # ---- schedules --------------------------------------------------------------------------------------------------
@@ -313,6 +315,35 @@ class Reading:
             for name, planned in self._read("SELECT schedule, planned_at FROM occurrence WHERE outcome = 'queued'"):
                 found[name].queued.append(planned)
         return list(found.values())
+
+    # ---- graphs -----------------------------------------------------------------------------------------------------
+
+    def flows(self, limit: int = 100, before: int | None = None, flow_id: int | None = None) -> list[FlowState]:
+        """Return up to `limit` flows, newest first, with ids below `before`; or the one of that id, if it is there."""
+        with in_words(self.path):
+            return graphs.flows(self._db, limit, before, flow_id)
+
+    def edges(self, flow_id: int) -> list[tuple[int, int, int]]:
+        """Return the edges of a flow's steps: (child, parent, condition), by child."""
+        with in_words(self.path):
+            return graphs.edges(self._db, flow_id)
+
+    def dependent(self, ids: Sequence[int]) -> frozenset[int]:
+        """Return those of the tasks that depend on others."""
+        found = self._read(
+            "SELECT task_id FROM json_each(?) AS wanted CROSS JOIN step ON task_id = wanted.value AND parents != '[]'",
+            (_json(ids),),
+        )
+        return frozenset(task_id for (task_id,) in found)
+
+    def is_held(self, task_id: int) -> bool:
+        """Return whether a task waits for its parents."""
+        return bool(self._read("SELECT 1 FROM step WHERE task_id = ? AND held", (task_id,)))
+
+    def inputs(self, ids: Sequence[int]) -> dict[int, list[Input]]:
+        """Return, for those of the tasks that take results of others as arguments, those results."""
+        with in_words(self.path):
+            return graphs.inputs(self._db, ids)
 
     # ---- what the scheduler asks for --------------------------------------------------------------------------------
 
@@ -352,7 +383,7 @@ class Reading:
         if queue is None:
             found = self._read(
                 f"SELECT {records.ROW} FROM task WHERE {_DELAYED} AND (scheduled_at, id) > (?, ?) "
-                "ORDER BY scheduled_at, id LIMIT ?",
+                f"AND scheduled_at < {HELD_AT} ORDER BY scheduled_at, id LIMIT ?",
                 (at, task_id, n + 1),
             )
         else:
@@ -468,6 +499,9 @@ def _where(wanted: Filter) -> tuple[str, dict[str, Any]]:
     for number, text in enumerate(filter(None, words)):
         parts.append(f"instr(options, :word{number}) > 0")
         values[f"word{number}"] = text.encode("utf-8", "surrogatepass")
+    if wanted.flow is not None:
+        parts.append("id IN (SELECT task_id FROM step WHERE flow_id = :flow)")
+        values["flow"] = wanted.flow
     return "".join(f" AND {part}" for part in parts), values
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
@@ -10,7 +11,9 @@ import msgspec
 
 from taskpool.core.commands import Extras
 from taskpool.core.events import TaskRow
+from taskpool.core.graph import HELD_AT
 from taskpool.core.retry import max_attempts
+from taskpool.core.waiting import PARENTS
 from taskpool.errors import BatchConflict
 from taskpool.model import (
     Attempt,
@@ -131,11 +134,12 @@ def queue_state(name: str, row: Any, counts: Mapping[str, int]) -> QueueState:
 _TASK: Final = (
     "task.id, uid, name, queue, rank, status, version, attempt, charged, scheduled_at, created_at, started_at, finished_at, "
     "worker, epoch, batch, item, codec, {}, result_codec, options, extras, error, {}, "
-    "progress.done, progress.total, progress.text, progress.at"
+    "progress.done, progress.total, progress.text, progress.at, step.flow_id, step.label, step.held, step.parents"
 )
 TASK: Final = _TASK.format(PAYLOAD, "result")
 LISTED: Final = _TASK.format("x''", "NULL")  # without the values, each of which may be megabytes
-TASK_FROM: Final = "task LEFT JOIN progress ON progress.task_id = task.id"
+JOINED: Final = "LEFT JOIN progress ON progress.task_id = task.id LEFT JOIN step ON step.task_id = task.id"
+TASK_FROM: Final = f"task {JOINED}"
 
 
 def task(row: Any) -> Task:
@@ -163,7 +167,8 @@ def task(row: Any) -> Task:
         payload=row[18],
         result_codec=Codec.PICKLE if row[19] is None else Codec(row[19]),
         result=row[23],
-        scheduled_at=row[9],
+        wait_reason=PARENTS if row[30] and status is Status.PENDING else None,
+        scheduled_at=row[10] if row[30] or row[9] == HELD_AT else row[9],  # that of a task that waits for its parents is ours
         created_at=row[10],
         started_at=row[11],
         finished_at=row[12],
@@ -177,6 +182,9 @@ def task(row: Any) -> Task:
         batch=row[15],
         item=row[16],
         recurrence=opts.recurrence or None,
+        dag_id=row[28],
+        step_id=row[29] or "",
+        parents=tuple(parent for parent, _, _ in json.loads(row[31])) if row[31] else (),
     )
 
 

@@ -11,6 +11,9 @@ every UPDATE of ours asserts the status and version that it moves from.
     tally       tasks per (queue, status)   progress    the last progress of a task
     queue       one row per queue that was registered (config) or paused
     event       one row per turn that moved tasks: which, from where to where (see `eventlog`)
+    step        a task that depends on others, or is part of a flow: how many of its parents live, how many ended otherwise than
+                it needs, whether it waits for them; parents: JSON of [task, condition, is_argument]
+    edge        a parent's children         flow        one row per graph
     reply       one row per response that nobody has acknowledged; its numbers are never given twice
     schedule    one row per cron schedule   occurrence  one row per planned time of one, also of the skipped
     inbox       one row per task that a guest's transaction stored and that was not moved to task yet
@@ -95,6 +98,33 @@ CREATE TABLE reply(
 );
 CREATE INDEX reply_mailbox ON reply(mailbox, seq);
 CREATE TABLE event(turn INTEGER PRIMARY KEY, at INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE TABLE step(
+    task_id INTEGER PRIMARY KEY,
+    flow_id INTEGER,
+    label TEXT NOT NULL,
+    parents TEXT NOT NULL,
+    open INTEGER NOT NULL CHECK(open >= 0),
+    broken INTEGER NOT NULL CHECK(broken >= 0),
+    held INTEGER NOT NULL,
+    due_at INTEGER NOT NULL
+);
+CREATE INDEX step_due ON step(task_id) WHERE held AND (open = 0 OR broken > 0);
+CREATE INDEX step_flow ON step(flow_id) WHERE flow_id IS NOT NULL;
+CREATE TABLE edge(
+    parent INTEGER NOT NULL,
+    child INTEGER NOT NULL,
+    condition INTEGER NOT NULL,
+    PRIMARY KEY(parent, child)
+) WITHOUT ROWID;
+CREATE TABLE flow(
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    fail_fast INTEGER NOT NULL,
+    fallen INTEGER,
+    swept INTEGER NOT NULL
+);
+CREATE INDEX flow_fallen ON flow(id) WHERE fallen IS NOT NULL AND NOT swept;
 CREATE TABLE queue(name TEXT PRIMARY KEY, config BLOB, paused INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE checkpoint(task_id INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE progress(

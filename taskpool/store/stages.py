@@ -130,7 +130,7 @@ _pack = msgspec.msgpack.Encoder().encode
 class Stage:
     """Parameter lists of one round of statements: tasks appear at most once in it (a checkpoint of a task counts)."""
 
-    __slots__ = ("attempts", "changes", "ids", "params", "queues")
+    __slots__ = ("attempts", "changes", "held", "ids", "params", "places", "queues")
 
     def __init__(self) -> None:
         self.ids: set[int] = set()
@@ -138,6 +138,8 @@ class Stage:
         self.changes: dict[tuple[str, str], list[int]] = {}  # (from, to) → tasks; from "" is a new one
         self.queues: dict[int, str] = {}  # of the new tasks
         self.attempts: dict[int, int] = {}  # of changes: 1 where something runs, else 0, unless it is said here
+        self.places: list[Insert] = []  # new tasks that have one
+        self.held: dict[int, bool] = {}  # tasks that wait for their parents from now on, or no longer
 
     def add(self, statement: str, row: tuple[Any, ...]) -> None:
         """Add one row to a statement."""
@@ -319,6 +321,8 @@ class Grouping:
     def _move(self, stage: Stage, save: Move) -> None:
         _check_move(save)
         task_id, to = save.id, save.to
+        if save.held is not None:
+            stage.held[task_id] = save.held
         extras = _packed(save.extras)
         if save.clear_error:
             stage.add(RENEW, (to, save.charged, save.scheduled_at, extras, task_id, save.version, save.status))
@@ -347,6 +351,8 @@ def _columns(stage: Stage, save: Insert, status: str | None) -> tuple[Any, ...]:
     """Return the first parameters of an insert; without a status where the statement says it."""
     spec = save.spec
     stage.queues[save.id] = spec.queue
+    if save.place is not None:
+        stage.places.append(save)
     payload: bytes | None = spec.payload
     if len(spec.payload) > PAYLOAD_INLINE_MAX:
         stage.add(PAYLOAD, (save.id, spec.payload))

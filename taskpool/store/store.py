@@ -19,11 +19,12 @@ from taskpool.clock import Clock, SystemClock
 from taskpool.core import queues
 from taskpool.core.commands import Plan, Save
 from taskpool.core.effects import NONE, Key
+from taskpool.core.events import DueStep
 from taskpool.errors import BatchConflict, InvalidTask, QueueNotRegistered, TaskpoolError
 from taskpool.model import Progress, Queue, TaskError, encode
 from taskpool.store import connection, eventlog, schema, stages
 from taskpool.store.check import Check
-from taskpool.store.conditions import EffectChanged, Refused, StaleEpoch, StoreBusy, StoreFull, StoreIOError, in_our_words
+from taskpool.store.conditions import EffectChanged, Refused, StaleEpoch, StoreBusy, StoreFull, StoreIOError, in_our_words, in_words
 from taskpool.store.effects import Effects
 from taskpool.store.inbox import InboxReading
 from taskpool.store.ledger import Ledger
@@ -83,6 +84,16 @@ class Store(Reading, InboxReading):
         self.boot_id = boot_id()
         self.unclean = False
         self.rebooted = False
+
+    @property
+    def has_graphs(self) -> bool:
+        """Return whether any task depends on others: while none does, graphs cost nothing."""
+        return self._writer.graphs.are_there
+
+    def steps_due(self) -> list[DueStep]:
+        """Return tasks that wait for their parents and need not any longer: some thousands at a time, until that is stored."""
+        with in_words(self.path):
+            return self._writer.graphs.due(self.rows)
 
     # ---- opening and closing ----------------------------------------------------------------------------------------
 

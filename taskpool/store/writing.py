@@ -13,6 +13,7 @@ from taskpool.errors import InternalError
 from taskpool.model import encode
 from taskpool.store import eventlog, stages
 from taskpool.store.conditions import Refused
+from taskpool.store.graphs import GraphWriter
 from taskpool.store.stages import Grouping, Stage
 
 WIDE: Final = 25  # rows of one INSERT, where there are so many
@@ -29,6 +30,7 @@ class Writer:
         self._epoch = epoch
         self.rows = 0
         self.written: list[Stage] = []  # of the turn that is being written, for the log of transitions
+        self.graphs = GraphWriter(db)
         # All queues that any task has: while there is one, nobody need ask whose queue a task is in.
         self._queues = {queue for (queue,) in db.execute("SELECT queue FROM tally")}
         # Tasks that may have a row in checkpoint, so that ends of all others need not look.
@@ -58,6 +60,8 @@ class Writer:
                 self._db.executemany(statement, rows)
                 self.rows += len(rows)
         self._count(stage)
+        if self.graphs.is_concerned(stage):
+            self.rows += self.graphs.write(stage)
         self.written.append(stage)
 
     def log(self, turn: int, at: int) -> bool:

@@ -15,13 +15,22 @@ import msgspec
 
 from taskpool import faults
 from taskpool.core import events as ev
-from taskpool.core import queues
+from taskpool.core import graph, queues
 from taskpool.core.commands import Accept, Agree, CancelLive, End, Move, Respond
 from taskpool.core.directory import Directory, route
 from taskpool.core.lifecycle import QUEUED, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.scheduler import Scheduler
 from taskpool.core.waiting import with_reason
-from taskpool.errors import AlreadyExists, InternalError, InvalidPayload, InvalidTask, QueueNotRegistered, StoreError, TaskpoolError
+from taskpool.errors import (
+    AlreadyExists,
+    InternalError,
+    InvalidPayload,
+    InvalidTask,
+    NotFound,
+    QueueNotRegistered,
+    StoreError,
+    TaskpoolError,
+)
 from taskpool.model import Codec, Explanation, Filter, Options, Queue, Stats, TaskSpec, WorkerState
 from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.store import Store
@@ -118,7 +127,7 @@ class Desk:
                     self.server.send(client, Reply(request.seq))
                 case wire.Watch() | wire.Get() | wire.List() | wire.GetStats() | wire.GetAttempts() | wire.Count():
                     self._readings.append((client, request))
-                case wire.GetQueues() | wire.Explain():
+                case wire.GetQueues() | wire.Explain() | wire.GetFlows():
                     self._readings.append((client, request))
                 case wire.RegisterQueue() | wire.PauseQueues() | wire.Acknowledge():
                     self._write(connection, request)
@@ -203,6 +212,7 @@ class Desk:
             self.server.send(client, Refused(request.seq, self.refusal.code, self.refusal.message, self.refusal.hint))
             return
         specs = request.specs
+        self._check_parents(specs)
         for spec in specs:
             if spec.codec == _JSON:  # made by somebody who knows but the name of its handler
                 spec.name = self.directory.find(spec.name).name
@@ -223,15 +233,18 @@ class Desk:
         if specs and specs[0].batch is not None and request.fresh:
             self._store.forget_batch(specs[0].batch)
         if again:
-            self.events.append(ev.RetryAsked(0, 0, self._store.rows(again)))
+            self.events.append(ev.RetryAsked(0, 0, self._store.rows(again), steps=self._store.dependent(again)))
         if known:
+            if any(spec.step is not None for spec in specs):
+                raise AlreadyExists("a task of this graph is stored already")
             ids = [known.get(spec.uid, 0) for spec in specs]
             specs = [spec for spec, task_id in zip(specs, ids, strict=True) if not task_id]
             self._attach(client, [task_id for task_id in ids if task_id], watch=request.watch)
             self._merges[client, request.seq] = ids
         elif not request.watch:
             self._merges[client, -request.seq - 1] = []  # marks that nobody watches
-        self.events.append(ev.Submitted(client, request.seq, specs, [self.options(spec.options) for spec in specs]))
+        options = [self.options(spec.options) for spec in specs]
+        self.events.append(ev.Submitted(client, request.seq, specs, options, request.flow))
 
     def options(self, packed: bytes) -> Options:
         """Return options decoded; the same bytes come with each task of a call."""
@@ -359,14 +372,35 @@ class Desk:
         if request.dry_run:
             self.server.send(client, Reply(request.seq, ids=ids))
             return
-        self.events.append(ev.RetryAsked(client, request.seq, self._store.rows(ids), request.force))
+        ids.sort()  # parents before their children
+        self.events.append(ev.RetryAsked(client, request.seq, self._store.rows(ids), request.force, self._store.dependent(ids)))
+
+    def _check_parents(self, specs: Sequence[TaskSpec]) -> None:
+        """Raise NotFound unless all parents of new tasks are stored, or come before them in their submit."""
+        wanted: set[int] = set()
+        for number, spec in enumerate(specs):
+            if spec.step is None:
+                continue
+            if len({ref for ref, _, _ in spec.step.parents}) != len(spec.step.parents):
+                raise InvalidTask(f"task {number + 1} of a submit names a parent twice")
+            for ref, condition, _ in spec.step.parents:
+                if ref > 0:
+                    wanted.add(ref)
+                if condition not in graph.CONDITIONS.values() or ref == 0 or -ref > number:
+                    raise InvalidTask(f"task {number + 1} of a submit cannot depend on {ref} under condition {condition}")
+        if wanted:
+            missing = wanted - {row.id for row in self._store.rows(sorted(wanted))}
+            if missing:
+                raise NotFound(f"there is no task {min(missing)} to depend on")
 
     def _update(self, client: int, request: wire.Update) -> None:
         rows = [] if self._scheduler.knows(request.id) else self._store.rows([request.id])
         row = rows[0] if rows else None
         options = None if request.options is None else self.options(request.options)
         asked = (request.priority, request.scheduled_at, options)
-        self.events.append(ev.UpdateAsked(client, request.seq, request.id, request.version, row, *asked))
+        self.events.append(
+            ev.UpdateAsked(client, request.seq, request.id, request.version, row, *asked, self._store.is_held(request.id))
+        )
 
     def _matching(self, wanted: Filter) -> list[int]:
         if wanted == Filter(ids=wanted.ids):
@@ -485,6 +519,8 @@ class Desk:
                 return Reply(seq, explanation=self._with_room(store.explain(task_id, time.time_ns() // 1000)))
             case wire.Ready(seq=seq, statuses=statuses, as_of=as_of, after=after_task, limit=limit, descending=descending):
                 return Reply(seq, tasks=store.ready(statuses, as_of, after_task, min(limit, PAGE_MAX), descending=descending))
+            case wire.GetFlows(seq=seq, limit=limit, before=before, id=flow_id):
+                return Reply(seq, flows=store.flows(min(limit, PAGE_MAX), before, flow_id))
             case wire.GetReplies(seq=seq, mailbox=None):
                 return Reply(seq, mailboxes=store.mailboxes())
             case wire.GetReplies(seq=seq, mailbox=str(mailbox), after=after, limit=limit):

@@ -255,6 +255,8 @@ class Loop:
                     self._forget_spec(command.id)  # type: ignore[union-attr]  # the store knows its new options
             elif kind is cmd.Insert:
                 saves.append(command)  # type: ignore[arg-type]
+                if command.place is not None:  # type: ignore[union-attr]
+                    continue  # it may be long until it starts
                 specs[command.id] = command.spec  # type: ignore[union-attr]
                 self._spec_bytes += len(command.spec.payload)  # type: ignore[union-attr]
             elif kind is cmd.Checkpoint:
@@ -285,6 +287,8 @@ class Loop:
         if starts:
             self._send(starts)
         faults.point("start.after")
+        if self._store.has_graphs and (due := self._store.steps_due()):
+            self._events.insert(0, ev.StepsDue(due))  # before what was asked meanwhile of these tasks; only refills come before it
         for act in turn.acts:
             self._act(act, turn)
         faults.point("reply.before")
@@ -362,6 +366,7 @@ class Loop:
         tasks, specs = self._scheduler.tasks, self._specs
         stored = [start.id for start in starts if start.attempt > 1 or start.id not in specs]
         payloads = self._store.payloads(stored) if stored else {}
+        inputs = self._store.inputs(stored) if stored and self._store.has_graphs else {}
         batches: dict[int, tuple[list[Job], list[Limits]]] = {}
         for start in starts:
             batch = batches.get(start.worker)
@@ -371,7 +376,7 @@ class Loop:
             task_id = start.id
             if task_id in payloads:
                 codec, payload, packed, name, checkpoint = payloads[task_id]
-                job = Job(start.n, task_id, start.attempt, name, codec, payload, packed, checkpoint)
+                job = Job(start.n, task_id, start.attempt, name, codec, payload, packed, checkpoint, inputs.get(task_id))
             else:
                 spec = specs.pop(task_id)
                 self._spec_bytes -= len(spec.payload)

@@ -17,6 +17,7 @@ import msgspec
 
 from taskpool.errors import ArgTypeError, HandlerNotFound, InvalidHandler, InvalidPayload, TaskpoolError
 from taskpool.model import Codec
+from taskpool.wire import references
 from taskpool.wire.annotations import plain_scalar
 from taskpool.wire.description import MAIN_NAMES, Description, describe, is_importable, main_is_importable, unwrapped
 from taskpool.wire.limits import DEPTH_MAX, MIB, PAYLOAD_BYTES_MAX, RESULT_BYTES_MAX
@@ -62,6 +63,8 @@ class CallEncoder:
         """Return (codec, payload). Raises ArgCountError, ArgTypeError, InvalidPayload; nothing was sent then."""
         description = self.description
         description.check_count(args, kwargs)
+        if references.are_among(args, kwargs):  # what they will be, only the worker can check
+            return self._pickled(tuple(args), dict(kwargs))
         if not args and not kwargs and not self.by_value:
             return (_MSGPACK if self._msgpack else _PICKLE), b""
         if self._msgpack and description.is_exact(args, kwargs):
@@ -89,6 +92,8 @@ class CallEncoder:
                 pass  # a lambda among the arguments, say: dill may know how
         try:
             data = dump_by_value((self._fn, args, kwargs))
+        except references.OutOfPlace:
+            raise
         except Exception as error:
             raise self._unencodable(args, kwargs, error) from error
         return _CALL, self._limited(data, args, kwargs)
@@ -129,6 +134,8 @@ def dump_by_value(value: Any) -> bytes:
         data = pickle.dumps(value, _PROTOCOL)
         if main_is_importable() or b"__main__" not in data:
             return data
+    except references.OutOfPlace:
+        raise
     except (pickle.PicklingError, TypeError, AttributeError, RecursionError):
         pass
     import dill

@@ -14,6 +14,8 @@ from taskpool.config import Settings
 from taskpool.model import (
     Explanation,
     Filter,
+    FlowSpec,
+    FlowState,
     Occurrence,
     Progress,
     Queue,
@@ -33,6 +35,16 @@ PROTOCOL = 1
 # ---- supervisor → worker ------------------------------------------------------------------------------------------
 
 
+class Input(msgspec.Struct, array_like=True, gc=False):
+    """The result of a task that another takes as an argument. name: of its handler; value: encoded by codec."""
+
+    id: int
+    name: str
+    status: str
+    codec: int
+    value: bytes | None
+
+
 class Job(msgspec.Struct, array_like=True, gc=False):
     """One attempt to run. n: the worker's own sequence number; options: packed Options; timeouts are the supervisor's affair."""
 
@@ -44,6 +56,7 @@ class Job(msgspec.Struct, array_like=True, gc=False):
     payload: bytes
     options: bytes = b""
     checkpoint: bytes | None = None
+    inputs: list[Input] | None = None
 
 
 # ---- worker → supervisor: records of the ring -----------------------------------------------------------------------
@@ -195,6 +208,7 @@ class Submit(msgspec.Struct, array_like=True, tag="submit", gc=False):
     watch: bool = True
     resend: bool = False
     fresh: bool = False
+    flow: FlowSpec | None = None
 
 
 class Watch(msgspec.Struct, array_like=True, tag="watch"):
@@ -296,6 +310,15 @@ class Find(msgspec.Struct, array_like=True, tag="find"):
 
     seq: int
     uids: list[bytes]
+
+
+class GetFlows(msgspec.Struct, array_like=True, tag="flows"):
+    """Read flows, newest first, with ids below `before`; or the one of that id."""
+
+    seq: int
+    limit: Whole = 100
+    before: Whole | None = None
+    id: Whole | None = None
 
 
 class Follow(msgspec.Struct, array_like=True, tag="follow"):
@@ -414,6 +437,7 @@ Request = (
     | PauseQueues
     | GetQueues
     | Explain
+    | GetFlows
     | Follow
     | Find
     | Stop
@@ -501,6 +525,7 @@ class Reply(msgspec.Struct, array_like=True, tag="reply"):
     mailboxes: dict[str, int] | None = None
     schedules: list[Schedule] | None = None
     occurrences: list[Occurrence] | None = None
+    flows: list[FlowState] | None = None
 
 
 class Refused(msgspec.Struct, array_like=True, tag="refused"):

@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import msgspec
@@ -19,9 +20,10 @@ from taskpool import faults
 from taskpool.core.registry import Registry
 from taskpool.errors import ArgCountError, ArgTypeError, Cancelled, HandlerNotFound, InvalidPayload, Snooze, SoftTimeout
 from taskpool.model import SECONDS_MAX, Codec, Controller, Options, TaskError
-from taskpool.wire.codec import decode_args, decode_by_value, encode_result
+from taskpool.wire import references
+from taskpool.wire.codec import DecodeError, decode_args, decode_by_value, decode_result, encode_result
 from taskpool.wire.description import Description, describe
-from taskpool.wire.messages import CANCELLED, ERROR, OK, SNOOZED, SOFT_TIMEOUT, Checkpointed, Job, Report
+from taskpool.wire.messages import CANCELLED, ERROR, OK, SNOOZED, SOFT_TIMEOUT, Checkpointed, Input, Job, Report
 from taskpool.wire.page import Page
 from taskpool.worker import controller
 from taskpool.worker.failure import final_error, formatted, handler_error, message_of
@@ -135,6 +137,8 @@ def run_attempt(job: Job, around: Surroundings, began_ns: int) -> Report:
 
 def _load(job: Job, around: Surroundings) -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any], Description | None]:
     """Return what to call, with a controller in front if it wants one, and the description unless it came by value."""
+    if job.inputs is not None:
+        references.give([partial(_input, one, around) for one in job.inputs])
     if job.codec == _CALL:
         fn, args, kwargs = decode_by_value(job.payload)
         if getattr(fn, "__annotations__", None) and describe(fn).wants_controller:
@@ -145,6 +149,19 @@ def _load(job: Job, around: Surroundings) -> tuple[Callable[..., Any], Sequence[
     if description.wants_controller:
         given = (around.controller(), *given)
     return description.fn, given, named, description
+
+
+def _input(one: Input, around: Surroundings) -> Any:
+    """Return the result of a parent; None if it did not succeed, which its edge allows then. DecodeError."""
+    if one.status not in ("succeeded", "failed", "cancelled", "interrupted"):
+        raise DecodeError(f"task {one.id} ({one.name}), whose result is an argument, is {one.status} again")
+    description = None
+    if one.codec == Codec.MSGPACK:
+        try:
+            description = around.registry.resolve(one.name)
+        except HandlerNotFound as error:
+            raise DecodeError(f"the result of task {one.id} cannot be read: {error}") from error
+    return decode_result(one.codec, one.value, description)
 
 
 def _refuse(report: Report, error: BaseException, around: Surroundings) -> None:

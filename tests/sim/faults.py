@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from taskpool.clock import Instant
-from taskpool.core import amend, effects, retry, settle
+from taskpool.core import amend, effects, graph, retry, settle
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.core.admission import Room
@@ -614,3 +614,50 @@ def those_without_room_are_not_looked_for_again(patch: pytest.MonkeyPatch) -> No
 @fault
 def only_the_first_rows_of_the_inbox_are_moved(patch: pytest.MonkeyPatch) -> None:
     _wrap(patch, ModelStore, "arrivals", lambda original, self, but=(): (original(self, but)[0], False))
+
+
+# ---- graphs ---------------------------------------------------------------------------------------------------------
+
+
+@fault
+def a_new_step_does_not_wait_for_its_parents(patch: pytest.MonkeyPatch) -> None:
+    def placed(original: Any, step: Any, flow: Any, ids: Any, due_at: int, options: Options) -> Any:
+        return original(step, flow, ids, due_at, options)[0], due_at
+
+    _wrap(patch, graph, "placed", placed)
+
+
+@fault
+def a_new_round_does_not_wait_for_its_parents(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(graph, "hold", lambda *args: None)
+
+
+@fault
+def what_needs_a_success_that_did_not_come_starts(patch: pytest.MonkeyPatch) -> None:
+    def decided(original: Any, row: ev.TaskRow, step: ev.DueStep, now: Instant) -> cmd.Move:
+        return original(row, msgspec.structs.replace(step, culprit=0), now)  # type: ignore[no-any-return]
+
+    _wrap(patch, graph, "decided", decided)
+
+
+@fault
+def a_step_is_cancelled_though_its_parents_ended_well(patch: pytest.MonkeyPatch) -> None:
+    def decided(original: Any, row: ev.TaskRow, step: ev.DueStep, now: Instant) -> cmd.Move:
+        return original(row, msgspec.structs.replace(step, culprit=1), now)  # type: ignore[no-any-return]
+
+    _wrap(patch, graph, "decided", decided)
+
+
+@fault
+def steps_whose_parents_have_ended_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Scheduler, "_on_steps_due", lambda self, event, now: None)
+
+
+@fault
+def a_step_that_may_start_still_counts_as_waiting(patch: pytest.MonkeyPatch) -> None:
+    def decided(original: Any, row: ev.TaskRow, step: ev.DueStep, now: Instant) -> cmd.Move:
+        command = original(row, step, now)
+        command.held = None if command.to in ("queued", "pending") else command.held
+        return command  # type: ignore[no-any-return]
+
+    _wrap(patch, graph, "decided", decided)

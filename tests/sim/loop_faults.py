@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from taskpool.core import commands as cmd
-from taskpool.store import eventlog
+from taskpool.store import eventlog, graphs
 from taskpool.store.stages import Stage
 from taskpool.supervisor.desk import Desk
 from taskpool.supervisor.loop import Loop
+
+from .real_parts import RealStore
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 LOOP_FAULTS: dict[str, Plant] = {}
@@ -115,3 +117,25 @@ def the_log_of_transitions_counts_no_attempts(patch: pytest.MonkeyPatch) -> None
         return whole(stages)
 
     patch.setattr(eventlog, "pack", pack)
+
+
+@fault
+def a_parents_end_does_not_change_the_counts_of_its_children(patch: pytest.MonkeyPatch) -> None:
+    told = graphs._told
+    patch.setattr(graphs, "_told", lambda stage: ({}, told(stage)[1]))
+
+
+@fault
+def a_parents_new_round_does_not_change_the_counts_of_its_children(patch: pytest.MonkeyPatch) -> None:
+    told = graphs._told
+    patch.setattr(graphs, "_told", lambda stage: (told(stage)[0], []))
+
+
+@fault
+def an_edge_is_counted_as_broken_whatever_it_asks_for(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(graphs, "_ENDED", graphs._ENDED.replace("SUM(edge.condition = ?)", "SUM(edge.condition = ? OR 1)"))
+
+
+@fault
+def nobody_asks_which_steps_are_due(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(RealStore, "steps_due", lambda self: [])

@@ -122,12 +122,26 @@ class RealStore(ModelStore):
         obey(self.real.counts() == counts, f"the store counts {self.real.counts()}, there are {counts}")
         self._compare_replies()
         self._compare_log(now_wall)
+        self._compare_graphs()
         return theirs
 
     def try_effects(self, reports: Mapping[EffectKey, Report]) -> dict[EffectKey, TaskError]:
         mine, theirs = super().try_effects(reports), self.real.try_effects(reports)
         obey(mine.keys() == theirs.keys(), f"the store cannot apply the effects of {sorted(theirs)}, the model of {sorted(mine)}")
         return theirs
+
+    def steps_due(self) -> list[ev.DueStep]:
+        mine, theirs = super().steps_due(), self.real.steps_due()
+        said = [(step.row.id, bool(step.culprit)) for step in theirs]
+        obey(said == [(step.row.id, bool(step.culprit)) for step in mine], f"the store says that steps {said} are due")
+        return theirs
+
+    def _compare_graphs(self) -> None:
+        """The counts of a graph always match its rows."""
+        for task_id, opened, broken, held in self.real._db.execute("SELECT task_id, open, broken, held FROM step"):
+            counts = self.graphs.counts(task_id)
+            obey((opened, broken) == counts, f"the store counts {opened} and {broken} edges of task {task_id}, they are {counts}")
+            obey(held == self.graphs.steps[task_id].held, f"the store says {held} of whether task {task_id} waits for its parents")
 
     def _compare_effects(self) -> None:
         found = Counter(self.real._db.execute("SELECT task, attempt FROM sim_row").fetchall())
@@ -229,7 +243,10 @@ class LoopStore:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(
-            self._store if name in ("rows", "refill", "pause_queues", "arrivals", "data_version") else self._store.real, name
+            self._store
+            if name in ("rows", "refill", "pause_queues", "steps_due", "arrivals", "data_version")
+            else self._store.real,
+            name,
         )
 
     def try_effects(self, reports: Mapping[EffectKey, Report]) -> dict[EffectKey, TaskError]:
@@ -371,6 +388,8 @@ class RealShell(Shell):
     def _watched(self, event: ev.Event, now: Instant) -> list[cmd.Command]:
         looked = now.mono - self._turned_at.mono >= NS // 10  # it looks at progress and at the clock now and then
         self._turned_at = now
+        if isinstance(event, ev.Dropped):
+            self._laws.found_no_room = True  # also if that was told within the turn that had been stuck
         commands = self._handle(event, now)
         self._laws.served += [self.scheduler.tasks[one.id].queue for one in commands if isinstance(one, cmd.Start)]
         self._answers += [one for one in commands if isinstance(one, cmd.Respond)]
@@ -384,7 +403,7 @@ class RealShell(Shell):
 
     def deliver(self, event: ev.Event) -> None:
         if isinstance(event, ev.Submitted):
-            self._ask(wire.Submit(event.seq, event.specs, resend=True))
+            self._ask(wire.Submit(event.seq, event.specs, resend=True, flow=event.flow))
         else:
             self.loop.deliver(event)
 

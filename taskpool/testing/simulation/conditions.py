@@ -35,6 +35,7 @@ class Conditions(msgspec.Struct, frozen=True):
     guests: float  # of a submit: it is a transaction of a guest's
     rules: tuple[Queue, ...]  # of some of the queues
     pause: float  # per request of a client: of a queue, or its end
+    graphs: float  # per submit: that its tasks depend on others
     size_max: int  # to so many workers the pool grows
     cpus: float  # of the machine, for tasks that say how many they need; 0: no limit, and none says so …
     memory: int  # … and its memory
@@ -71,6 +72,7 @@ def conditions(random: Random) -> Conditions:
         guests=random.choice((0.0, 0.0, 0.0, 0.4)),
         rules=tuple(_rules(random, name) for name in random.choice(("", "", "", "a", "bc"))),
         pause=chance(0.06),
+        graphs=random.choice((0.0, 0.0, 0.0, 0.3, 0.7)),
         size_max=random.choice((0, 0, 0, 3, 5)),
         cpus=random.choice((0, 0, 0, 3)),
         memory=random.choice((0, 10)),

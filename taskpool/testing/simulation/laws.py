@@ -30,8 +30,9 @@ from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, Queue, Schedule, TaskError
 from taskpool.testing.simulation.effects import must_fail
 from taskpool.testing.simulation.fates import CRASH, LOST, REPORTED, Fate, Fates, LawBroken
+from taskpool.testing.simulation.graphs import Stored
 from taskpool.testing.simulation.model_engine import ALIVE, ModelEngine, ModelJob
-from taskpool.testing.simulation.model_store import ModelStore, Stored, place
+from taskpool.testing.simulation.model_store import ModelStore, place
 from taskpool.wire import messages as wire
 
 CHARGED = ("succeeded", "failed", "retrying")  # outcomes that count against max_attempts
@@ -100,6 +101,7 @@ class Laws:
         who, options = f"task {row.id}", row.options
         obey(not self.stopping, f"{who} was started while the pool stops")
         obey(not self.store.is_closed(row.queue), f"{who} was started though queue {row.queue} is paused or at its limit")
+        self._waits_not(row)
         obey(save.attempt == row.attempt + 1, f"{who} goes from attempt {row.attempt} to {save.attempt}")
         obey(row.cancel_requested_at is None, f"{who} was started after a cancel")
         for at in (options.deadline_at, None if self._has_begun(row) else options.expires_at):
@@ -114,9 +116,19 @@ class Laws:
     def move(self, row: TaskRow, save: cmd.Move) -> None:
         """Any other change: why a waiting task may end, and who may bring an ended one back."""
         who, options = f"task {row.id}", row.options
+        reason = save.extras.finish_reason if save.extras is not None else None
+        if save.to == CANCELLED and (reason == "upstream" or (save.error is not None and save.error.kind == "upstream")):
+            obey(reason == "upstream" and save.error is not None, f"{who} is cancelled by halves")
+            obey(
+                self.store.graphs.culprits(row.id),
+                f"{who} was cancelled for its parents, of which none ended otherwise than it needs",
+            )
+        elif save.to == QUEUED or save.held is False:
+            self._waits_not(row)
         if row.status == SUCCEEDED:
             obey(row.id in self.forced, f"{who} had succeeded and was changed")
         if row.status in TERMINAL:
+            obey(save.held or not self.store.graphs.has_parents(row.id), f"the new round of {who} does not wait for its parents")
             extras = save.extras
             obey(save.charged == 0 and extras is not None and extras.round == row.round + 1, f"{who}: a new round counts anew")
         if save.to == QUEUED and row.status in (PENDING, RETRYING):
@@ -128,6 +140,12 @@ class Laws:
         if save.to == CANCELLED and save.extras is not None and save.extras.finish_reason == "expired":
             late = options.expires_at is not None and save.at >= options.expires_at
             obey(late and not self._has_begun(row), f"{who} was said to have expired")
+
+    def _waits_not(self, row: TaskRow) -> None:
+        """A task that waits for its parents goes on when all have ended, and each as it needs."""
+        graphs = self.store.graphs
+        if row.id in graphs.steps and graphs.steps[row.id].held:
+            obey(not any(graphs.counts(row.id)), f"task {row.id} goes on, and its parents are {graphs.edges(row.id)}")
 
     def end(self, row: TaskRow, save: cmd.End) -> None:
         """The end of an attempt: it says what happened, charges what counts, and goes on by policy."""
@@ -244,7 +262,7 @@ class Laws:
             raise LawBroken(f"task {held.id}: {field} is {here!r} in memory, {there!r} in the store")
 
     def _remembered(self, scheduler: Scheduler, row: TaskRow) -> None:
-        if row.id in scheduler.tasks or scheduler.stopping:
+        if row.id in scheduler.tasks or scheduler.stopping or self.store.graphs.is_out_of_line(row):
             return
         line = scheduler.lines.ready.get(row.queue) if row.status == QUEUED else scheduler.lines.delayed
         beyond = line is not None and line.mark is not None and place(row) > line.mark
@@ -349,6 +367,7 @@ class Laws:
         obey(self.guests <= self.store.uids.keys(), "tasks that guests have committed are lost")
         for task_id, stored in self.store.tasks.items():
             obey(stored.row.status in TERMINAL, f"task {task_id} stays {stored.row.status} for ever")
+            obey(not self.store.graphs.is_held(task_id), f"task {task_id} is {stored.row.status} and waits for its parents")
             self._history(task_id, stored)
         for name in self.schedules:
             self._occurrences(name)

@@ -12,7 +12,8 @@ import msgspec
 from taskpool.core import commands as cmd
 from taskpool.core.effects import NONE
 from taskpool.core.effects import Key as EffectKey
-from taskpool.core.events import ScheduleRow, TaskRow
+from taskpool.core.events import DueStep, ScheduleRow, TaskRow
+from taskpool.core.graph import HELD_AT
 from taskpool.core.lifecycle import MOVES, PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.line import Key
 from taskpool.core.queues import has_rules
@@ -21,23 +22,11 @@ from taskpool.store.inbox import Arrival
 from taskpool.store.plans import refused_with, unrefused
 from taskpool.testing.simulation.effects import must_fail
 from taskpool.testing.simulation.fates import LawBroken
+from taskpool.testing.simulation.graphs import Graphs, Stored
 from taskpool.wire.messages import Report
 
 ARRIVALS_MAX = 3  # rows of the inbox that a look sees
 OPEN = ""  # outcome of an attempt that has not ended
-
-
-class Stored:
-    """One task of the store. `row` is what the scheduler would read; `attempts` maps each number to its outcome."""
-
-    __slots__ = ("attempts", "finish_reason", "result", "row", "uid")
-
-    def __init__(self, uid: bytes, row: TaskRow) -> None:
-        self.uid = uid
-        self.row = row
-        self.attempts: dict[int, str] = {}
-        self.result = False
-        self.finish_reason: str | None = None
 
 
 class Witness(Protocol):
@@ -72,6 +61,7 @@ class ModelStore:
         self.effects: Counter[EffectKey] = Counter()  # how often those of an attempt were applied
         self.queues: dict[str, Queue] = {}  # rules, `paused` as it is now
         self.moves: list[tuple[int, str, str, int]] = []  # of the last turn: task, from (""), to, number of its last attempt
+        self.graphs = Graphs(self.tasks)
         self.replies: list[tuple[str, int, str, int]] = []  # mailbox, task, status, attempt: one for each end that has a mailbox
         self.schedules: dict[str, Schedule] = {}
         self.occurrences: dict[tuple[str, int], Occurrence] = {}
@@ -126,10 +116,14 @@ class ModelStore:
         line = sorted(
             (place(stored.row), task_id)
             for task_id, stored in self.tasks.items()
-            if stored.row.status in statuses and queue in (None, stored.row.queue)
+            if stored.row.status in statuses and queue in (None, stored.row.queue) and stored.row.scheduled_at != HELD_AT
         )
         behind = [task_id for key, task_id in line if after is None or key > after]
         return self.rows(behind[:n]), len(behind) > n
+
+    def steps_due(self) -> list[DueStep]:
+        """Return the tasks that need not wait for their parents any longer."""
+        return self.graphs.due()
 
     # ---- writing ----------------------------------------------------------------------------------------------------
 
@@ -285,6 +279,8 @@ class ModelStore:
         self.tasks[save.id] = Stored(spec.uid, row)
         self.uids[spec.uid] = save.id
         self.moves.append((save.id, "", save.status, 0))
+        if save.place is not None:
+            self.graphs.insert(save.id, save.place)
         return True
 
     def _start(self, stored: Stored, save: cmd.Start) -> bool:
@@ -326,6 +322,7 @@ class ModelStore:
         if save.to != save.status or save.status in TERMINAL:
             _legal(row.id, row.status, save.to)
         self._witness.move(row, save)
+        renewed = row.status in TERMINAL
         self._change(stored, save.to, save.charged, save.extras, save.scheduled_at)
         if save.rank is not None:
             row.rank = save.rank
@@ -335,6 +332,10 @@ class ModelStore:
             row.error, stored.result = None, False
         elif save.error is not None:
             row.error = save.error
+        if save.held is not None:
+            self.graphs.steps[row.id].held = save.held
+        if renewed:
+            self.graphs.renewed(row.id)
         self._reply(row, save.reply_to)
         return True
 
@@ -352,6 +353,8 @@ class ModelStore:
             self.moves.append((row.id, row.status, to, row.attempt))
         row.status = to
         row.version += 1
+        if to in TERMINAL:
+            self.graphs.ended(row)
         if charged is not None:
             row.charged = charged
         if scheduled_at is not None:

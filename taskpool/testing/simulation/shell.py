@@ -97,7 +97,7 @@ class Shell:
         """A client gives tasks a new round."""
         if force:
             self._laws.forced.update(ids)
-        self.deliver(ev.RetryAsked(1, RETRY, self._store.rows(ids), force))
+        self.deliver(ev.RetryAsked(1, RETRY, self._store.rows(sorted(ids)), force, self._store.graphs.dependent(ids)))
 
     def cron(self, verb: str, name: str, schedule: Schedule | None = None) -> None:
         """A client does something to a schedule."""
@@ -108,7 +108,7 @@ class Shell:
         rows = [] if self.scheduler.knows(task_id) else self._store.rows([task_id])
         row = rows[0] if rows else None
         self._asked.setdefault(task_id, []).append(version)
-        self.deliver(ev.UpdateAsked(1, UPDATE, task_id, version, row, priority, at, options))
+        self.deliver(ev.UpdateAsked(1, UPDATE, task_id, version, row, priority, at, options, self._store.graphs.is_held(task_id)))
 
     def stop(self, grace_s: float | None) -> None:
         """Somebody stops the pool."""
@@ -220,6 +220,8 @@ class Shell:
             self._events.append(ev.Dropped(sorted(refused)))
             self._inbox.again(now.mono)
         self._send([command for command in saves if isinstance(command, cmd.Start) and command.id not in refused], now)
+        if commands and (due := self._store.steps_due()):
+            self._events.insert(0, ev.StepsDue(due))
         for command in commands:
             self._act(command, refused)
         return refused
@@ -350,6 +352,8 @@ class Shell:
                 return [self._status(event.id)]
             case ev.CancelAsked() | ev.Dropped():
                 return [self._status(task_id) for task_id in event.ids]
+            case ev.StepsDue():
+                return [self._status(step.row.id) for step in event.steps]
             case ev.RetryAsked() | ev.Refilled():
                 return [self._status(row.id) for row in event.rows]
             case ev.Recovered():

@@ -8,7 +8,7 @@ import msgspec
 
 from taskpool.clock import US
 from taskpool.core.lifecycle import SUCCEEDED
-from taskpool.model import Missed, OnInterrupt, Options, RetryPolicy, Schedule, TaskSpec
+from taskpool.model import FlowSpec, Missed, OnInterrupt, Options, RetryPolicy, Schedule, StepSpec, TaskSpec
 from taskpool.testing.simulation.conditions import Conditions
 
 HANDLERS = ("short", "short", "middle", "long", "new")
@@ -36,6 +36,21 @@ class Traffic:
         self._random = random
         self._conditions = conditions
         self._uids = 0
+
+    def graph(
+        self, pairs: list[tuple[TaskSpec, Options]], stored: list[int]
+    ) -> tuple[list[tuple[TaskSpec, Options]], FlowSpec | None]:
+        """Return the tasks of a submit such that some wait for others of it, or for stored ones; mostly they are a flow."""
+        random = self._random
+        if random.random() >= self._conditions.graphs:
+            return pairs, None
+        steps = []
+        for number, (spec, options) in enumerate(pairs):
+            before = [*range(-number, 0), *random.sample(stored, min(len(stored), random.choice((0, 0, 0, 1))))]
+            parents = random.sample(before, min(len(before), random.choice((0, 1, 1, 2, 3))))
+            edges = [(parent, random.choice((0, 0, 0, 1, 2)), random.random() < 0.5) for parent in parents]
+            steps.append((msgspec.structs.replace(spec, step=StepSpec(str(number), edges)), options))
+        return steps, FlowSpec("flow", random.random() < 0.5) if random.random() < 0.8 else None
 
     def specs(self, now_wall: int) -> list[tuple[TaskSpec, Options]]:
         """Return the tasks of one submit, with their options decoded."""

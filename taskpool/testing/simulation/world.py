@@ -18,7 +18,7 @@ from taskpool.core import events as ev
 from taskpool.core.admission import Room
 from taskpool.core.lifecycle import RUNNING, TERMINAL
 from taskpool.core.scheduler import Scheduler
-from taskpool.model import Options, Queue, TaskSpec
+from taskpool.model import FlowSpec, Options, Queue, TaskSpec
 from taskpool.testing.simulation.conditions import conditions
 from taskpool.testing.simulation.fates import Fates, LawBroken
 from taskpool.testing.simulation.laws import Laws, obey
@@ -302,9 +302,13 @@ class World:
         pairs = self._traffic.specs(self._clock.now().wall)
         for spec, options in pairs:
             self._store.options[spec.options] = options
+        pairs, flow = self._traffic.graph(pairs, list(self._store.tasks))
         self._submitted += len(pairs)
-        self._deliver(pairs)
+        self._deliver(pairs, flow)
         if self._random.random() < self._conditions.twice:
+            if any(spec.step is not None for spec, _ in pairs):
+                self._deliver(pairs, flow)
+                return
             others = self._traffic.specs(self._clock.now().wall)[: self._random.choice((0, 0, 1, 3))]
             for spec, options in others:
                 self._store.options[spec.options] = options
@@ -312,9 +316,9 @@ class World:
             self._random.shuffle(again)
             self._deliver(again)
 
-    def _deliver(self, pairs: list[tuple[TaskSpec, Options]]) -> None:
+    def _deliver(self, pairs: list[tuple[TaskSpec, Options]], flow: FlowSpec | None = None) -> None:
         self._seq += 1
-        submitted = ev.Submitted(1, self._seq, [spec for spec, _ in pairs], [options for _, options in pairs])
+        submitted = ev.Submitted(1, self._seq, [spec for spec, _ in pairs], [options for _, options in pairs], flow)
         self._unanswered[self._seq] = submitted
         self._shell.deliver(submitted)
 
@@ -342,7 +346,7 @@ class World:
             if spec.uid not in self._store.uids
         ]
         if pairs and self._random.random() < 0.7:
-            again = ev.Submitted(1, submitted.seq, [spec for spec, _ in pairs], [options for _, options in pairs])
+            again = ev.Submitted(1, submitted.seq, [spec for spec, _ in pairs], [options for _, options in pairs], submitted.flow)
             self._shell.deliver(again)
         else:
             del self._unanswered[submitted.seq]

@@ -1,0 +1,298 @@
+"""Flow: a graph of tasks that is built first and handed in as a whole. A step as an argument of another is the edge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVar
+
+from taskpool.core import graph
+from taskpool.doors.future import TaskFuture
+from taskpool.errors import InvalidTask
+from taskpool.model import Filter, FlowSpec, FlowState, StepSpec
+from taskpool.wire import references
+from taskpool.wire.messages import Cancel, GetFlows, Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from taskpool.doors.link import Link
+    from taskpool.doors.submitter import Plan, Submitter
+
+P = ParamSpec("P")
+R = TypeVar("R")
+On = Literal["success", "any", "failed"]
+
+STEPS_MAX = 100_000  # of one flow
+NAME_LENGTH_MAX = 200
+ARGUMENT_BYTES_MAX = 32 << 20  # arguments of all steps together: they travel in one frame
+
+
+class Step(Generic[R]):
+    """One task of a flow. As an argument of another step it stands for its result; once the flow is submitted it has a future."""
+
+    _is_reference = True
+
+    def __init__(self, flow: Flow, fn: Any, args: Sequence[Any], kwargs: dict[str, Any], on: int, label: str) -> None:
+        self._flow = flow
+        self._call = (fn, args, kwargs)
+        self._on = on  # for the steps among its arguments
+        self._after: dict[int, tuple[Any, int]] = {}  # by identity: parent, condition
+        self._future: TaskFuture[R] | None = None
+        self.label = label
+
+    def after(self, *parents: Any, on: On = "success") -> Self:
+        """Let this step wait for others too: steps of this flow, futures, or ids of tasks. Returns the step.
+
+        on: "success": each must succeed, else this one is cancelled; "any": end, however; "failed": end in any other way.
+        """
+        condition = _condition(on)
+        if self._future is not None:
+            raise InvalidTask("this flow was submitted already")
+        for parent in parents:
+            _check_parent(parent)
+            self._after[id(parent)] = (parent, condition)
+        return self
+
+    @property
+    def future(self) -> TaskFuture[R]:
+        """Return the future of its task. InvalidTask before the flow is submitted."""
+        if self._future is None:
+            raise InvalidTask(
+                f"flow {self._flow.name!r} is not submitted yet", hint="pool.submit_flow(flow), or leave its with block"
+            )
+        return self._future
+
+    @property
+    def id(self) -> int:
+        """Return the number of its task."""
+        return self.future.id
+
+    def result(self, timeout: float | None = None) -> R:
+        """Wait for its result. As `TaskFuture.result`."""
+        return self.future.result(timeout)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return references.to(self)
+
+    def __repr__(self) -> str:
+        return f"<Step {self.label!r} of {self._flow.name!r}>"
+
+
+class Flow:
+    """A graph of tasks. `step` adds one; `pool.submit_flow(flow)` stores all of them, or none.
+
+    fail_fast: the first step that fails for good cancels all others, running ones too. Otherwise only those are cancelled that
+    need a success which did not come.
+    """
+
+    def __init__(self, name: str, *, fail_fast: bool = False, pool: Submitter | None = None) -> None:
+        """pool: the one that a `with` block submits it to. InvalidTask."""
+        if not 0 < len(name) <= NAME_LENGTH_MAX or not name.isprintable():
+            raise InvalidTask(f"a flow's name must be a text of 1 to {NAME_LENGTH_MAX} printable characters: {name!r:.120}")
+        self.name = name
+        self.fail_fast = bool(fail_fast)
+        self.steps: list[Step[Any]] = []
+        self._pool = pool
+        self._link: Link | None = None
+
+    # ---- building -----------------------------------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Step[R]:
+        """Add a step that runs fn(*args, **kwargs). Steps and futures among the arguments, at any depth, become their results."""
+        return self._add(Step(self, fn, args, kwargs, graph.ON_SUCCESS, _label(fn)))
+
+    def step(
+        self,
+        fn: Callable[..., R],
+        /,
+        *args: Any,
+        after: Any = (),
+        on: On = "success",
+        label: str | None = None,
+        **kwargs: Any,
+    ) -> Step[R]:
+        """Add a step, as `submit`; it waits for the steps among its arguments and for those of `after`.
+
+        on: what it needs of both ("success", "any", "failed"; an argument that did not succeed is None then). label: its name in
+        the flow. Arguments of fn that are called like these options go through `submit`.
+        """
+        if label is not None and (len(label) > NAME_LENGTH_MAX or not label.isprintable()):
+            raise InvalidTask(f"label must be a text of at most {NAME_LENGTH_MAX} printable characters: {label!r:.120}")
+        made: Step[R] = Step(self, fn, args, kwargs, _condition(on), _label(fn) if label is None else label)
+        parents = (after,) if isinstance(after, int) or not isinstance(after, Iterable) else tuple(after)
+        return self._add(made.after(*parents, on=on))
+
+    def _add(self, step: Step[R]) -> Step[R]:
+        if self._link is not None:
+            raise InvalidTask(f"flow {self.name!r} was submitted already; make another")
+        if len(self.steps) >= STEPS_MAX:
+            raise InvalidTask(f"a flow has at most {STEPS_MAX:,} steps")
+        self.steps.append(step)
+        return step
+
+    def __enter__(self) -> Self:
+        if self._pool is None:
+            raise InvalidTask("this flow has no pool", hint="with pool.flow(name) as flow: …, or pool.submit_flow(flow)")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None and self._pool is not None:
+            self._pool.submit_flow(self)
+
+    # ---- handing in ---------------------------------------------------------------------------------------------------
+
+    def _submit(self, pool: Submitter) -> Flow:
+        from taskpool.doors.outbox import Bundle
+
+        if self._link is not None:
+            raise InvalidTask(f"flow {self.name!r} was submitted already; make another")
+        if not self.steps:
+            raise InvalidTask(f"flow {self.name!r} has no steps")
+        link = pool._link
+        numbers = {id(step): number for number, step in enumerate(self.steps)}
+        calls = [_encoded(pool._plan(step._call[0]), step) for step in self.steps]
+        inner = [[numbers[id(p)] for p, _, _ in parents if id(p) in numbers] for _, _, _, parents in calls]
+        order = graph.order(inner, lambda number: f"{self.steps[number].label} ({number + 1})")
+        place = {number: index for index, number in enumerate(order)}
+        bundle = Bundle(link, flow=FlowSpec(self.name, self.fail_fast))
+        futures = []
+        for number in order:
+            plan, codec, payload, parents = calls[number]
+            refs = [
+                (-place[numbers[id(p)]] - 1 if id(p) in numbers else _id(p, link), condition, is_argument)
+                for p, condition, is_argument in parents
+            ]
+            step = StepSpec(self.steps[number].label, _distinct(refs))
+            options, at = plan.travel()
+            futures.append(
+                link.put(
+                    bundle, plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description, None, None, step
+                )
+            )
+        if bundle.bytes > ARGUMENT_BYTES_MAX:
+            raise InvalidTask(
+                f"the arguments of flow {self.name!r} take {bundle.bytes >> 20} MiB, the limit is {ARGUMENT_BYTES_MAX >> 20}"
+            )
+        link.send(bundle)
+        bundle.wait()
+        if not futures[0]._id:
+            assert futures[0]._exception is not None
+            raise futures[0]._exception
+        self._link = link
+        for number, future in zip(order, futures, strict=True):
+            self.steps[number]._future = future
+        self._first = futures[0]
+        return self
+
+    # ---- afterwards ---------------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> int:
+        """Return its number: that of its first task. InvalidTask before it is submitted."""
+        self._connected()
+        return self._first.id
+
+    @property
+    def state(self) -> FlowState:
+        """Return how it stands."""
+        reply = self._connected().request(lambda seq: GetFlows(seq, 1, None, self._first.id))
+        assert reply.flows
+        return reply.flows[0]
+
+    def wait(self, timeout: float | None = None) -> FlowState:
+        """Wait until all its steps have ended, and return how it stands. TimeoutError after `timeout` seconds."""
+        from concurrent.futures import wait
+
+        self._connected()
+        if wait([step.future for step in self.steps], timeout).not_done:
+            raise TimeoutError(f"flow {self.name!r} did not end in time")
+        return self.state
+
+    def cancel(self, reason: str = "") -> int:
+        """Cancel all its steps that have not ended, running ones too. Return how many those were."""
+        wanted = Filter(flow=self.id)
+        return len(self._connected().request(lambda seq: Cancel(seq, wanted, reason)).ids or ())
+
+    def retry(self) -> int:
+        """Give a new round to all its steps that ended badly, and to those cancelled for them; what succeeded is used again.
+
+        Returns how many those were; the steps have new futures then.
+        """
+        link = self._connected()
+        wanted = Filter(flow=self.id, statuses=("failed", "cancelled", "interrupted"))
+        again = set(link.request(lambda seq: Retry(seq, wanted)).ids or ())
+        for step in self.steps:
+            if step.id in again:
+                old = step.future
+                step._future = link.watch(step.id)
+                step._future._description = old._description
+        return len(again)
+
+    def _connected(self) -> Link:
+        if self._link is None:
+            raise InvalidTask(f"flow {self.name!r} is not submitted yet", hint="pool.submit_flow(flow), or leave its with block")
+        return self._link
+
+    def __repr__(self) -> str:
+        return f"<Flow {self.name!r}, {len(self.steps)} steps{'' if self._link is None else f', id {self._first._id}'}>"
+
+
+def dependent(link: Link, plan: Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[int, bytes, StepSpec | None]:
+    """Return (codec, payload, step) of a call outside of a flow, whose arguments may be, or hold, futures."""
+    with references.noted() as met:
+        codec, payload = plan.encode(args, kwargs)
+    parents = [(_id(target, link), graph.ON_SUCCESS, True) for target in met]
+    parents += [(_id(target, link), graph.ON_SUCCESS, False) for target in plan.after]
+    return codec, payload, StepSpec("", _distinct(parents)) if parents else None
+
+
+def _encoded(plan: Plan, step: Step[Any]) -> tuple[Plan, int, bytes, list[tuple[Any, int, bool]]]:
+    """Return how a step's call travels, and its parents: those whose results it takes first."""
+    with references.noted() as met:
+        codec, payload = plan.encode(*step._call[1:])
+    met_ids = {id(target) for target in met}
+    on_success = {id(target): (target, graph.ON_SUCCESS) for target in plan.after}
+    conditions = on_success | step._after
+    parents = [(target, conditions.get(id(target), (target, step._on))[1], True) for target in met]
+    parents += [(target, condition, False) for key, (target, condition) in conditions.items() if key not in met_ids]
+    for target, _, _ in parents:
+        if isinstance(target, Step) and target._flow is not step._flow and target._future is None:
+            raise InvalidTask(f"step {step.label!r} depends on {target!r}, which is not submitted yet")
+    return plan, codec, payload, parents
+
+
+def _distinct(parents: list[tuple[int, int, bool]]) -> list[tuple[int, int, bool]]:
+    """Return each parent once. An argument keeps its number, so two futures of one task are refused. InvalidTask."""
+    seen: dict[int, tuple[int, int, bool]] = {}
+    for parent in parents:
+        known = seen.setdefault(parent[0], parent)
+        if known is not parent and parent[2]:
+            raise InvalidTask(f"two arguments stand for the result of task {parent[0]} by different futures", hint="give one twice")
+    return list(seen.values())
+
+
+def _id(target: Any, link: Link) -> int:
+    """Return the id of a task that another is to depend on. Raises what kept it from being stored."""
+    if isinstance(target, Step):
+        target = target.future
+    if isinstance(target, TaskFuture):
+        if target._link is not link:
+            raise InvalidTask(f"{target!r} belongs to another pool", hint="a task can depend on tasks of its own store only")
+        return target.id
+    return int(target)
+
+
+def _condition(on: object) -> int:
+    if not isinstance(on, str) or on not in graph.CONDITIONS:
+        raise InvalidTask(f"on must be {', '.join(map(repr, graph.CONDITIONS))}: {on!r:.120}")
+    return graph.CONDITIONS[on]
+
+
+def _check_parent(parent: Any) -> None:
+    if isinstance(parent, bool) or not (isinstance(parent, int) or hasattr(parent, "_is_reference")) or parent == 0:
+        raise InvalidTask(f"a step can depend on steps, futures, or ids of tasks: {parent!r:.120}")
+
+
+def _label(fn: Any) -> str:
+    return str(fn if isinstance(fn, str) else getattr(fn, "__name__", type(fn).__name__))[:NAME_LENGTH_MAX]

@@ -1,0 +1,125 @@
+"""Supervisors killed again and again while graphs run: each step ends as its edges say, and the counts always match the rows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from taskpool import Pool, PoolStopped
+from taskpool.core import graph
+from taskpool.core.lifecycle import TERMINAL
+from tests.processes.evidence import WAIT_S, chance, note, wait_gone
+
+POINTS = ("commit.before", "commit.inside", "commit.after", "start.after", "reply.before")
+LAYERS, WIDTH = 12, 8
+
+
+def step(place: str, number: int, *values: int | None) -> int:
+    note(place, f"step {number}")
+    if number % 29 == 7:
+        raise ValueError(number)
+    return number + sum(value or 0 for value in values)
+
+
+def submit(pool: Pool, place: Path) -> None:
+    """Hand in a graph in layers, of which some steps fail; edges of all kinds."""
+    random_ = chance("graph")
+    with pool.flow("layers") as flow:
+        before: list[object] = []
+        number = 0
+        for _ in range(LAYERS):
+            layer: list[object] = []
+            for _ in range(WIDTH):
+                number += 1
+                values = random_.sample(before, 2) if before else []
+                made = flow.step(step, str(place), number, *values, on=random_.choice(("success", "any", "any")))
+                if before and random_.random() < 0.3:
+                    made.after(random_.choice(before), on=random_.choice(("any", "failed")))
+                layer.append(made)
+            before = layer
+
+
+def check(place: Path) -> dict[str, int]:
+    """Hold counts against rows, and ends against edges; return how many steps there are in which status."""
+    db = sqlite3.connect(place / "x.db")
+    try:
+        status = dict(db.execute("SELECT id, status FROM task"))
+        started = dict(db.execute("SELECT task_id, MIN(started_at) FROM attempt WHERE outcome != 'returned' GROUP BY 1"))
+        ended = dict(db.execute("SELECT id, finished_at FROM task"))
+        edges: dict[int, list[tuple[int, int]]] = {}
+        for parent, child, condition in db.execute("SELECT parent, child, condition FROM edge"):
+            edges.setdefault(child, []).append((parent, condition))
+        for task_id, opened, broken, held in db.execute("SELECT task_id, open, broken, held FROM step").fetchall():
+            mine = edges.get(task_id, [])
+            assert (opened, broken) == graph.counted([(condition, status[parent]) for parent, condition in mine])
+            if status[task_id] != "pending":
+                assert not held, f"step {task_id} is {status[task_id]} and waits"
+            if task_id in started:
+                assert not opened, f"step {task_id} began while a parent lived"
+                assert not broken, f"step {task_id} began though a parent ended otherwise than it needs"
+                assert all(ended[parent] <= started[task_id] for parent, _ in mine)
+            elif status[task_id] == "cancelled":
+                assert broken, f"step {task_id} was cancelled, and no parent of it ended otherwise than it needs"
+        found: dict[str, int] = {}
+        for one in status.values():
+            found[one] = found.get(one, 0) + 1
+        return found
+    finally:
+        db.close()
+
+
+def wait_all(pool: Pool) -> None:
+    until = time.monotonic() + WAIT_S
+    while pool.count(status=["pending", "queued", "running", "retrying"]) and time.monotonic() < until:
+        time.sleep(0.02)
+
+
+def finish(place: Path) -> None:
+    with Pool(place / "x.db", workers=2, durability="process") as pool:
+        wait_all(pool)
+    counts = check(place)
+    assert counts.keys() <= TERMINAL, counts
+    assert counts["succeeded"] > LAYERS
+    assert counts["failed"]
+    assert counts["cancelled"]
+
+
+def test_kill_9_while_a_graph_runs(place: Path, tag: str) -> None:
+    random_ = chance("graph kills")
+    for kill in range(10):
+        with pytest.raises(PoolStopped), Pool(place / "x.db", workers=2, durability="process") as pool:
+            if not kill:
+                submit(pool, place)
+            time.sleep(random_.uniform(0.0, 0.03))
+            os.kill(pool.pid, signal.SIGKILL)
+            pool.submit(time.sleep, 0)
+        wait_gone(tag)
+        check(place)
+    finish(place)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_between_two_steps_of_a_turn(place: Path, tag: str, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+    for count in (2, 3, 4, 5, 7):
+        monkeypatch.setenv("TASKPOOL_FAULTS_ENABLED", "1")
+        monkeypatch.setenv("TASKPOOL_FAULT", f"{point}:{count}:kill")
+        try:
+            with Pool(place / "x.db", workers=2, durability="process") as pool:
+                if not pool.flows():
+                    submit(pool, place)
+                wait_all(pool)  # or until it is killed
+        except PoolStopped:
+            pass
+        monkeypatch.delenv("TASKPOOL_FAULT")
+        monkeypatch.delenv("TASKPOOL_FAULTS_ENABLED")
+        wait_gone(tag)
+        check(place)
+    with Pool(place / "x.db", workers=2, durability="process") as pool:
+        if not pool.flows():
+            submit(pool, place)
+    finish(place)
