@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskpool.clock import ManualClock
-from taskpool.core import graph
+from taskpool.core import graph, settle
 from taskpool.core.events import DueStep, TaskRow
 from taskpool.core.lifecycle import MOVES, SUCCEEDED, TERMINAL
 from taskpool.errors import InvalidTask
@@ -104,6 +104,27 @@ def test_a_step_may_start_now_or_when_it_is_due() -> None:
     assert (command.to, command.scheduled_at, command.held) == ("queued", now.wall, False)
     command = graph.decided(row(), DueStep(row(), now.wall + 1), now)
     assert (command.to, command.scheduled_at, command.held) == ("pending", now.wall + 1, False)
+
+
+def test_no_place_in_the_line_is_taken_twice_by_two_rounds() -> None:
+    """The line forgets lazily: what waits for the same moment in a newer round stands elsewhere in it."""
+    now = ManualClock().now()
+    late = [
+        graph.decided(
+            TaskRow(2, "f", "default", 0, "pending", 1, 0, 0, 0, 0, Options(), round=n), DueStep(row(), now.wall + 9), now
+        )
+        for n in range(3)
+    ]
+    assert len({command.scheduled_at for command in late}) == 3
+    held = []
+    for n in range(3):
+        renewed = TaskRow(2, "f", "default", 0, "failed", 1, 0, 0, 0, 0, Options(deadline_at=now.wall + 9), round=n)
+        command = settle.new_round(renewed, now)
+        graph.hold(renewed, command)
+        held.append(command.scheduled_at)
+        assert command.held
+        assert renewed.scheduled_at == command.scheduled_at
+    assert len(set(held)) == 3
 
 
 def test_a_step_that_can_never_start_names_its_culprit() -> None:

@@ -91,8 +91,9 @@ def decided(row: TaskRow, step: DueStep, now: Instant) -> Move:
         words = f"the results that it takes as arguments have {step.size / 2**20:.1f} MiB, the limit is {INPUT_BYTES_MAX >> 20} MiB"
         command = settle.move(row, FAILED, now, error=TaskError("decode", words, False))
     else:
-        late = step.due_at > now.wall
-        command = settle.move(row, PENDING if late else QUEUED, now, scheduled_at=step.due_at if late else now.wall)
+        due_at = step.due_at + row.round  # µs, as in `hold`
+        late = due_at > now.wall
+        command = settle.move(row, PENDING if late else QUEUED, now, scheduled_at=due_at if late else now.wall)
     command.held = False
     return command
 
