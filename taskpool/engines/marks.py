@@ -28,6 +28,7 @@ class Marks:
         self.spills: list[str] = []
         self._read: dict[Link, None] = {}
         self._buried: list[Link] = []
+        self._graves: list[Link] = []  # all of theirs is stored, but the page could not be removed yet
         self._count = 0
         self._set: deque[_Mark] = deque()
 
@@ -57,16 +58,25 @@ class Marks:
                     link.page.words[TAIL] = position
             for path in mark.spills:
                 records.unlink(path)
-            for link in mark.buried:
-                link.remove_page()
+            self._graves += mark.buried
+        while self._graves:
+            try:
+                self._graves[-1].remove_page()
+            except OSError:  # no descriptor is left to look for its files with: after a later commit
+                break
+            self._graves.pop()
 
     def leave(self) -> None:
         """At the end: remove pages that hold nothing which is not stored, and leave the others to the next owner."""
-        for link in [*self._buried, *(link for mark in self._set for link in mark.buried)]:
+        for link in [*self._graves, *self._buried, *(link for mark in self._set for link in mark.buried)]:
             words = link.page.words
             if words[CURRENT] or words[TAIL] != words[HEAD]:
                 link.page.close()
-            else:
+                continue
+            try:
                 link.remove_page()
+            except OSError:
+                link.page.close()
+        self._graves.clear()
         self._buried.clear()
         self._set.clear()

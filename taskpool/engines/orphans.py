@@ -45,7 +45,7 @@ class Orphans:
         for pid in candidates:
             if pid in self._held or is_known(pid):
                 continue
-            entry = linux.process(pid)
+            entry = self._look(pid)
             if entry is None or entry.session == self._session or entry.ppid != os.getpid():
                 continue
             if entry.state == "Z":
@@ -58,14 +58,18 @@ class Orphans:
     def sweep_worker(self, link: Link) -> None:
         """Kill what ended attempts of a live worker have left: all if it is idle, else all that is older than what it runs."""
         page = link.page
-        pids = linux.children(link.pid)
+        try:
+            pids = linux.children(link.pid)
+        except OSError:  # no descriptor is left
+            self.again = True
+            return
         if not pids:
             return
         began = _began(page)
         # If the machine has slept meanwhile, this reads as too early: something is then spared until the worker is idle.
         before = boottime_ns() if began is None else began + self._lag_ns
         for pid in pids:
-            entry = linux.process(pid)
+            entry = self._look(pid)
             if entry is None or entry.state == "Z" or entry.ppid != link.pid:
                 continue
             if link.born_boot < entry.started_ns + linux.TICK_NS and entry.started_ns + linux.TICK_NS <= before:
@@ -73,6 +77,13 @@ class Orphans:
                     trees.kill_tree(pid, link.pid)
                 else:
                     self.again = True
+
+    def _look(self, pid: int) -> linux.Process | None:
+        try:
+            return linux.process(pid)
+        except OSError:  # no descriptor is left
+            self.again = True
+            return None
 
     def _spared(self, pid: int) -> bool:
         """A resource tracker of multiprocessing frees shared memory when its users are dead, and ends by itself."""

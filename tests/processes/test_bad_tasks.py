@@ -44,7 +44,7 @@ SOON_S = 2 * evidence.GONE_S  # what a task leaves behind is gone after half of 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     place = tmp_path_factory.mktemp("bad")
-    os.environ[evidence.TAG] = tag = place.name
+    os.environ[evidence.TAG] = tag = f"{os.getpid()}-{place.name}"
     try:
         with Pool(place / "x.db", workers=2, durability="process", cancel_grace=GRACE_S) as pool:
             yield pool

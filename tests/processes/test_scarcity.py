@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from taskpool import Pool, PoolStopped, TaskPanicked, TaskTimeout
+from taskpool.engines.node import SWEEP_NS
 from tests.processes import evidence
 from tests.processes.evidence import check, state_of, submit, wait_gone, wait_until
 
@@ -76,12 +77,13 @@ def test_few_descriptors_make_few_workers(place: Path, limit: int) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_without_descriptors_tasks_wait_and_the_reason_is_told(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("none", [False, True])
+def test_without_descriptors_tasks_wait_and_the_reason_is_told(place: Path, capfd: pytest.CaptureFixture[str], none: bool) -> None:
     with Pool(place / "x.db", workers=2, durability="process") as pool:
         wait_until(lambda: len(workers_of(pool)) == 3, "workers")
         soft, hard = resource.prlimit(pool.pid, resource.RLIMIT_NOFILE)
         used = len(os.listdir(f"/proc/{pool.pid}/fd"))
-        resource.prlimit(pool.pid, resource.RLIMIT_NOFILE, (used - 12, hard))
+        resource.prlimit(pool.pid, resource.RLIMIT_NOFILE, (4 if none else used - 12, hard))
         for worker in workers_of(pool):
             os.kill(worker, signal.SIGKILL)
         waiting = submit(pool, place, 1)
@@ -92,12 +94,24 @@ def test_without_descriptors_tasks_wait_and_the_reason_is_told(place: Path, capf
             assert time.monotonic() < until
             time.sleep(0.01)
         assert "Too many open files" in said
+        time.sleep(2 * SWEEP_NS / 1e9)  # nor does the supervisor mind that it cannot look for what the dead have left
         assert not waiting.done()
         assert pool.get(waiting.id).status == "queued"
         assert pool.get(waiting.id).charged == 0
         resource.prlimit(pool.pid, resource.RLIMIT_NOFILE, (soft, hard))
         assert waiting.result(WAIT_S)[0] == 1
     check(place, ended=True, again_max=0)
+
+
+def test_workers_that_live_work_on_without_descriptors(place: Path) -> None:
+    with Pool(place / "x.db", workers=2, durability="process") as pool:
+        wait_until(lambda: len(workers_of(pool)) == 3, "workers")
+        soft, hard = resource.prlimit(pool.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pool.pid, resource.RLIMIT_NOFILE, (4, hard))
+        assert sum(pool.map(abs, range(-30, 0))) == 465
+        time.sleep(2 * SWEEP_NS / 1e9)  # it cannot look for what these have left
+        assert sum(pool.map(abs, range(-30, 0))) == 465
+        resource.prlimit(pool.pid, resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # ---- processes ------------------------------------------------------------------------------------------------------
