@@ -29,6 +29,7 @@ from taskpool.store.plans import unrefused
 from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk
 from taskpool.supervisor.inbox import Inbox
+from taskpool.supervisor.linger import Linger
 from taskpool.supervisor.server import STARVED_S, Server
 from taskpool.wire.messages import Job, News
 from taskpool.wire.poller import Poller
@@ -113,6 +114,8 @@ class Loop:
         self._desk = desk
         self._server = server
         self._poller = poller
+        self._linger = Linger(poller, lambda: desk.busy)
+        self._alone = False  # the last turn stored something that no client had asked for
         self._clock = clock
         self._inbox = inbox or Inbox(store, log)
         desk.on_find = self._inbox.knock
@@ -137,7 +140,7 @@ class Loop:
     def run(self) -> None:
         """Turn until the scheduler halts."""
         while not self.ended:
-            self._poller.wait(self._timeout())
+            self._linger.wait(self._timeout, alone=self._alone)
             self.turn()
 
     def run_until_stored(self, patience_s: float) -> None:
@@ -163,10 +166,12 @@ class Loop:
         if self._desk.waits_for_lock:
             self._desk.try_again()
         events, self._events = self._events, []
-        events += self._desk.take_events()
+        asked = self._desk.take_events()
+        events += asked
         if not self._scheduler.stopping:
             events += self._inbox.take(self._clock.now().mono)
         turn = Turn(events, self._clock.now(), mark)
+        self._alone = not asked
         self.turns += 1
         if not self._is_carried_out(turn):
             return
@@ -177,6 +182,8 @@ class Loop:
         self._store.tidy()  # nobody waits for it: all that this turn had to say is said
         if turn.saves or turn.plans:
             self._inbox.settle()
+        else:
+            self._alone = False
 
     def _finds_more(self) -> bool:
         return self._inbox.due and not self._scheduler.stopping

@@ -39,14 +39,16 @@ class Poller:
             except (OSError, ValueError):
                 pass  # it was closed already, and epoll forgot it by itself
 
-    def wait(self, timeout_s: float | None) -> None:
-        """Wait for events (None: for ever) and run their callbacks."""
+    def wait(self, timeout_s: float | None) -> bool:
+        """Wait for events (None: for ever), run their callbacks, and return whether there were any."""
         # Rounded up to epoll's milliseconds: waking early would only make one more turn that finds nothing due.
         timeout = -1 if timeout_s is None else max(0, math.ceil(min(timeout_s, WAIT_S_MAX) * 1000)) / 1000
-        for fd, events in self._epoll.poll(timeout):
+        found = self._epoll.poll(timeout)
+        for fd, events in found:
             callback = self._callbacks.get(fd)
             if callback is not None:  # removed by an earlier callback of this round
                 callback(events)
+        return bool(found)
 
     def wake(self) -> None:
         """Let the waiting thread return at once."""
