@@ -30,6 +30,12 @@ def say(text: str) -> None:
     print(text)
 
 
+def say_and_wait(text: str, gate: str) -> None:
+    print(text, flush=True)
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+
+
 def nap(seconds: float) -> None:
     time.sleep(seconds)
 

@@ -53,6 +53,13 @@ def hold(gate: str) -> str:
     return "nobody came"
 
 @task
+def talk(gate: str) -> str:
+    print("so far\\nso good", flush=True)
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    return "let go"
+
+@task
 def steps(n: int) -> int:
     for step in range(n):
         print("step", step, flush=True)
@@ -336,6 +343,16 @@ def test_cancel_stops_what_runs(run: Run, gate: Path) -> None:
     assert (again.returncode, again.stdout) == (5, "cancelled 0, already finished 1\n")
     (bulk,) = documents(run("cancel", task_id, "--json").stdout)
     assert bulk == {"verb": "cancel", "changed": [], "refused": [int(task_id)], "dry_run": False, "schema": "taskpool.bulk/1"}
+
+
+def test_log_has_what_a_running_task_has_printed_so_far(run: Run, gate: Path) -> None:
+    task_id = run("submit", "jobs:talk", str(gate), "--print-id").stdout.strip()
+    eventually(lambda: "so good" in run("log", task_id).stdout)
+    assert run("log", task_id).stdout == "so far\nso good\n"  # nobody's look takes it away from the next
+    assert run("log", task_id, "-n", "1").stdout == "so good\n"
+    gate.touch()
+    assert run("wait", task_id).returncode == 0
+    assert run("log", task_id).stdout == "so far\nso good\n"
 
 
 def test_cancel_now_does_not_ask_the_task(run: Run, gate: Path) -> None:

@@ -17,7 +17,8 @@ from taskpool.cli.select import Selection, tasks_argument
 from taskpool.cli.session import Session
 from taskpool.cli.shapes import LogDoc
 from taskpool.cli.verb import verb
-from taskpool.model import Attempt
+from taskpool.errors import NoServer, PoolStopped
+from taskpool.model import Attempt, Task
 
 
 @verb(
@@ -40,8 +41,13 @@ def command(session: Session, selection: Selection, lines: int | None, follow: b
         ids = selection.resolve_ids(reader)
         several = len(ids) > 1
         printer = LinePrinter(session, several=several, timestamps=timestamps)
+        running = [] if follow else [task for task_id in ids if (task := reader.task(task_id)).status == "running"]
+        so_far = running_lines(session, running)
         for task_id in ids:
-            printed = list(stored_lines(task_id, reader.attempts(task_id)))
+            attempts = reader.attempts(task_id)
+            printed = list(stored_lines(task_id, attempts))
+            ended = {attempt.attempt for attempt in attempts}
+            printed += [line for line in so_far.get(task_id, ()) if line.attempt not in ended]
             for line in printed if lines is None else printed[len(printed) - min(lines, len(printed)) :]:
                 printer.show(line)
         live = [task_id for task_id in ids if follow and not reader.task(task_id).status.is_terminal]
@@ -58,6 +64,20 @@ def stored_lines(task_id: int, attempts: list[Attempt]) -> Iterator[Line]:
     for attempt in attempts:
         for text in attempt.output.splitlines():
             yield Line(task_id, attempt.attempt, text, attempt.started_at)
+
+
+def running_lines(session: Session, tasks: list[Task]) -> dict[int, list[Line]]:
+    """Return what running tasks have printed so far, by task; nothing if no server is there to ask."""
+    if not tasks:
+        return {}
+    try:
+        with session.client() as client:
+            return {
+                task.id: [Line(task.id, task.attempt, text, task.started_at) for text in client.output(task.id).splitlines()]
+                for task in tasks
+            }
+    except (NoServer, PoolStopped):
+        return {}
 
 
 class LinePrinter:

@@ -119,6 +119,10 @@ class Client(Amending):
         reply = self._link.request(lambda seq: wire.GetAttempts(seq, task_id))
         return msgspec.convert(reply.attempts or [], list[Attempt])
 
+    def output(self, task_id: int) -> str:
+        """Return the end of what the attempt that runs has printed so far; "" if none runs. `attempts` tell of those that ended."""
+        return self._link.request(lambda seq: wire.GetAttempts(seq, task_id)).printed or ""
+
     # After all that return a list: below, its name hides the builtin's from annotations.
     def list(
         self,

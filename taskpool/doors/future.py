@@ -212,8 +212,11 @@ class TaskFuture(Future[R]):
         return msgspec.convert(reply.attempts or [], list[Attempt])
 
     def logs(self) -> str:
-        """Return the end of what each attempt printed, oldest first."""
-        return "".join(attempt.output for attempt in self.attempts)
+        """Return the end of what each attempt printed, oldest first; of the one that runs, what it has printed so far."""
+        import msgspec
+
+        reply = self._link.request(lambda seq: GetAttempts(seq, self.id))
+        return "".join(attempt.output for attempt in msgspec.convert(reply.attempts or [], list[Attempt])) + (reply.printed or "")
 
     def explain(self) -> Explanation:
         """Say why the task stands where it stands: what it waits for, in words."""

@@ -82,6 +82,9 @@ class Engine(Protocol):
     def output_news(self) -> list[tuple[int, bytes]]:
         """Return (task id, bytes printed) since the last call, in order per task."""
 
+    def printed(self, task_id: int) -> str:
+        """Return the end of what a task that runs has printed so far; "" if it does not run."""
+
     def pids(self) -> dict[int, int]:
         """Return worker id → pid of all that live."""
 

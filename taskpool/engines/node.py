@@ -355,6 +355,13 @@ class Node:
         """Return (task id, bytes printed) since the last call, in order per task."""
         return self._listener.news(self._links.values())
 
+    def printed(self, task_id: int) -> str:
+        """Return the end of what a task that runs has printed so far; "" if it does not run."""
+        for link in self._links.values():
+            if link.page.current()[1] == task_id:
+                return link.output.unclaimed()
+        return ""
+
     def pids(self) -> dict[int, int]:
         """Return worker id → pid of all that live."""
         return {link.worker_id: link.pid for link in self._links.values() if link.pid}

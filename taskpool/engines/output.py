@@ -89,6 +89,11 @@ class OutputPipe:
         self._told = self.total
         return data
 
+    def unclaimed(self) -> str:
+        """Return the end of what was printed and is not claimed yet: so far, by the body that runs."""
+        self.drain()
+        return self._between(max(self._claimed, self.total - TAIL_BYTES), self.total).decode("utf-8", "replace")
+
     def _between(self, start: int, end: int) -> bytes:
         base = self.total - len(self._held)
         return bytes(self._held[max(0, start - base) : max(0, end - base)])

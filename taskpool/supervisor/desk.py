@@ -71,6 +71,7 @@ class Desk:
         self.on_stop: Callable[[float | None], None] = lambda grace_s: self.events.append(ev.StopAsked(grace_s))
         self.on_find: Callable[[], None] = lambda: None  # somebody asks for what may lie in the inbox
         self.finds_more: Callable[[], bool] = lambda: False  # whether the next turn looks into it too
+        self.printed: Callable[[int], str] = lambda task_id: ""  # what a task that runs has printed
         self.refusal: Refused | None = None  # set: no new work, and why
         self.follow_asked = False  # somebody began to follow: the loop looks at once, and takes this back
         self._readings: list[tuple[int, wire.Request]] = []
@@ -512,7 +513,7 @@ class Desk:
             case wire.Count(seq=seq, filter=wanted):
                 return Reply(seq, next=len(store.match(wanted, BULK_MAX)))
             case wire.GetAttempts(seq=seq, id=task_id):
-                return Reply(seq, attempts=list(store.attempts(task_id)))
+                return Reply(seq, attempts=list(store.attempts(task_id)), printed=self.printed(task_id))
             case wire.GetQueues(seq=seq):
                 return Reply(seq, queues=store.queues())
             case wire.Explain(seq=seq, id=task_id):

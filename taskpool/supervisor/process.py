@@ -160,6 +160,7 @@ class Supervisor:
         self._server = desk.server = Server(self._poller, desk.on_request, self._on_gone)
         desk.on_hello = self._on_hello
         desk.on_stop = self.stop
+        desk.printed = self._node.printed
         self._loop = Loop(
             inbox=self._watched_inbox(),
             store=store,

@@ -515,6 +515,7 @@ class Reply(msgspec.Struct, array_like=True, tag="reply"):
     tasks: list[Task] | None = None
     stats: Stats | None = None
     attempts: list[Any] | None = None  # list[Attempt]
+    printed: str | None = None  # by the attempt that runs, so far
     ids: list[int] | None = None  # those a bulk verb changed
     refused: list[int] | None = None  # those it could not
     next: int | None = None

@@ -60,6 +60,15 @@ def test_what_a_body_prints_comes_with_its_report_and_as_news(rig: Rig) -> None:
     assert rig.engine.output_news() == []
 
 
+def test_what_a_body_has_printed_so_far_can_be_asked_for_and_stays_its_own(rig: Rig, tmp_path: Path) -> None:
+    worker = rig.ready(1)
+    (n,) = rig.send(worker, (bodies.say_and_wait, "so far", str(tmp_path / "gate")))
+    rig.until(lambda: rig.engine.printed(1000 + n) == "so far\n", "what was printed")
+    (tmp_path / "gate").touch()
+    assert rig.output(worker, n) == "so far\n"
+    assert rig.engine.printed(1000 + n) == ""
+
+
 def test_progress_is_told_once_per_change(rig: Rig) -> None:
     worker = rig.ready(1)
     rig.send(worker, (bodies.fall_silent,))
