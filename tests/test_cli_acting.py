@@ -282,6 +282,21 @@ def test_submit_usage(run: Run, words: list[str]) -> None:
     assert run("submit", *words).returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["jobs:price"], "misses 'seed'"),
+        (["price", "7", "8", "9"], "3 were given"),
+        (["price", "7", "path=3"], "no parameter 'path'"),
+    ],
+)
+def test_submit_refuses_a_call_that_cannot_work(run: Run, words: list[str], said: str) -> None:
+    done = run("submit", *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "it is called as price(seed: int, paths: int)" in done.stderr
+
+
 # ---- wait, follow, cancel, retry -----------------------------------------------------------------------------------------
 
 

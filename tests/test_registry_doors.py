@@ -147,16 +147,31 @@ def test_arguments_are_checked_before_anything_is_stored(pool: Pool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "kind"),
-    [((), "arg_count"), (({"item": "pen", "count": 1}, 1.0, 2), "arg_count"), (({"item": "pen", "count": "x"}, 1.0), "arg_type"),
-     (({"item": "pen", "count": "3"}, 1.0), "arg_type")],
-)  # fmt: skip
-def test_a_worker_refuses_by_the_same_kinds(pool: Pool, args: tuple[object, ...], kind: str) -> None:
-    future = pool.submit("total", *args)
+    ("args", "kwargs", "words"),
+    [
+        ((), {}, "misses 'order', 'price'"),
+        (({}, 1.0, 2), {}, "takes 2 positional arguments, 3 were given"),
+        (({},), {"order": {}, "price": 1.0}, "'order' twice"),
+        (({},), {"price": 1.0, "prize": 1.0}, "no parameter 'prize'"),
+    ],
+)
+def test_so_is_the_number_of_arguments_of_a_handler_that_is_known_by_name(
+    pool: Pool, args: tuple[object, ...], kwargs: dict[str, object], words: str
+) -> None:
+    before = pool.count()
+    with pytest.raises(ArgCountError, match=words) as caught:
+        pool.submit("total", *args, **kwargs)
+    assert caught.value.hint == "it is called as total(order: Order, price: float)"
+    assert pool.count() == before
+
+
+@pytest.mark.parametrize("order", [{"item": "pen", "count": "x"}, {"item": "pen", "count": "3"}])
+def test_a_worker_refuses_what_only_annotations_can_tell(pool: Pool, order: object) -> None:
+    future = pool.submit("total", order, 1.0)
     with pytest.raises(TaskFailed) as caught:
         future.result()
     assert caught.value.error is not None
-    assert caught.value.error.kind == kind
+    assert caught.value.error.kind == "arg_type"
     assert not caught.value.error.retryable
 
 

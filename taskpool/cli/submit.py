@@ -70,7 +70,7 @@ def command(
     An ARG or k=v is text, which the handler's annotations turn into what they say (7 for int, true for bool); := before it is JSON.
     What is not said here is as the handler's decorator has it, if the server has imported it (serve APP).
     """
-    payload, shown_as = pack_arguments(arguments)
+    args, kwargs, shown_as = read_arguments(arguments)
     said: dict[str, Any] = {name: value for name, value in options.items() if value not in (None, ())} | {"label": shown_as}
     if at is not None:
         try:
@@ -87,6 +87,8 @@ def command(
 
     with session.client() as client:
         plan = plan_by_name(client._link, handler, NOTHING_SAID)
+        plan.check_count(args, kwargs)
+        payload = json.dumps({"args": args, "kwargs": kwargs}).encode()
         (future,) = hand_in(client, [Handed(plan.name, int(Codec.JSON), payload, plan.said.plus(said))])
         task = client.get(future.id)
         if print_id:
@@ -105,8 +107,8 @@ def command(
     return exit_of_task(task.status, task.error.kind if task.error else None)
 
 
-def pack_arguments(words: tuple[str, ...]) -> tuple[bytes, str]:
-    """Return (JSON payload, label). Raises click.UsageError."""
+def read_arguments(words: tuple[str, ...]) -> tuple[list[Any], dict[str, Any], str]:
+    """Return (args, kwargs, label). Raises click.UsageError."""
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for word in words:
@@ -127,7 +129,7 @@ def pack_arguments(words: tuple[str, ...]) -> tuple[bytes, str]:
     label = ", ".join(words).encode(errors="backslashreplace").decode()  # the name of a file need not be UTF-8
     if len(label) > LABEL_CHARACTERS_MAX:
         label = label[: LABEL_CHARACTERS_MAX - 1] + "…"
-    return json.dumps({"args": args, "kwargs": kwargs}).encode(), label
+    return args, kwargs, label
 
 
 def _json(word: str, text: str) -> Any:

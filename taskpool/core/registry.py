@@ -192,7 +192,7 @@ def _info(handler: Handler) -> HandlerInfo:
     said = handler.options.told() if handler.options is not None else None
     usage = handler.description.usage.removeprefix("it is called as ")
     words = (inspect.getdoc(handler.fn) or "").partition("\n")[0]
-    return HandlerInfo(handler.name, handler.aliases, canonical_name(handler.fn), usage, words, said)
+    return HandlerInfo(handler.name, handler.aliases, canonical_name(handler.fn), usage, words, said, handler.description.arity)
 
 
 def _checked(name: str) -> str:

@@ -11,6 +11,7 @@ from taskpool.core.registry import default_registry, is_handler_object
 from taskpool.doors.options import NOTHING_SAID, Said, heard
 from taskpool.errors import HandlerNotFound, InvalidHandler, InvalidPayload
 from taskpool.model import Codec
+from taskpool.wire.arity import Arity
 from taskpool.wire.limits import MIB, PAYLOAD_BYTES_MAX
 from taskpool.wire.messages import GetHandlers
 
@@ -27,9 +28,11 @@ class NamedPlan:
 
     description = None
 
-    def __init__(self, name: str, said: Said) -> None:
+    def __init__(self, name: str, said: Said, arity: Arity | None = None) -> None:
+        """arity: what is known of its parameters."""
         self.fn = self.name = name
         self.said = said
+        self._arity = arity
         self.queue, self.priority = said.queue, said.priority
         self.fixed = said.fixed
         self.after = said.after
@@ -46,19 +49,24 @@ class NamedPlan:
 
         return dependent(link, cast("Plan", self), args, {})
 
+    def check_count(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise ArgCountError if it is known that the handler cannot be called so."""
+        if self._arity is not None:
+            self._arity.check(len(args), kwargs)
+
     def encode(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
-        """Return (codec, payload). InvalidPayload."""
+        """Return (codec, payload). InvalidPayload, ArgCountError."""
+        self.check_count(args, kwargs or {})
         data = marshal_payload({"args": list(args), "kwargs": dict(kwargs or {}), "strict": True})
         return int(Codec.JSON), data
 
 
-def plan_by_name(link: Link, name: str, said: Said) -> Plan:
+def plan_by_name(link: Link, name: str, said: Said) -> NamedPlan:
     """Return how calls of a name travel. HandlerNotFound, with the nearest names."""
     known = link.request(lambda seq: GetHandlers(seq, name)).handlers
     assert known
     info = known[0][1]
-    plan: Any = NamedPlan(info.name, said.over(NOTHING_SAID if info.said is None else heard(info.said)))
-    return plan  # type: ignore[no-any-return]  # a Plan for all that use it
+    return NamedPlan(info.name, said.over(NOTHING_SAID if info.said is None else heard(info.said)), info.arity)
 
 
 def name_of(handler: Callable[..., Any] | str) -> str:

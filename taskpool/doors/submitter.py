@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast, overload
 
 from taskpool.doors.options import NOTHING_SAID, Said, TaskOptions
 from taskpool.errors import ArgTypeError, InvalidPayload
@@ -212,8 +212,8 @@ class Submitter(ABC):
         if found is None and isinstance(fn, str):
             from taskpool.doors.named import plan_by_name
 
-            found = plan_by_name(self._link, fn, self._said)
-        elif found is None:
+            return cast("Plan", plan_by_name(self._link, fn, self._said))
+        if found is None:
             decorated, given = getattr(fn, "_decorated", NOTHING_SAID), getattr(fn, "_given", NOTHING_SAID)
             found = Plan(fn, given.over(self._said.over(decorated)))
             if len(self._plans) >= PLANS_MAX:

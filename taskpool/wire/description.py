@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from taskpool.errors import ArgCountError, ArgTypeError, InvalidHandler
+from taskpool.errors import ArgTypeError, InvalidHandler
 from taskpool.model import Controller
 from taskpool.wire.annotations import Check, exact, misfit, plain_scalar, spelled
+from taskpool.wire.arity import Arity, Slot
 
 MAIN_NAMES = ("__main__", "__mp_main__")
 
@@ -102,20 +103,8 @@ class Description:
         given = len(args)
         if not kwargs and self._required <= given <= len(self._positional) and not self._needs_names:
             return
-        names = {p.name for p in self._positional[:given]}
-        twice = [name for name in kwargs if name in names and any(p.keyword for p in self._positional if p.name == name)]
-        unknown = [name for name in kwargs if not any(p.keyword and p.name == name for p in self.parameters)]
-        missing = [p.name for p in self.parameters if p.required and p.name not in names and not (p.keyword and p.name in kwargs)]
-        if twice:
-            raise ArgCountError(f"{self.name} was given {twice[0]!r} twice: by place and by name", hint=self.usage)
-        if missing:
-            raise ArgCountError(f"{self.name} misses {_listed(missing)}", hint=self.usage)
-        if unknown and not self._takes(inspect.Parameter.VAR_KEYWORD):
-            raise ArgCountError(f"{self.name} has no parameter {_listed(unknown)}", hint=self.usage)
-        if given > len(self._positional) and not self._takes(inspect.Parameter.VAR_POSITIONAL):
-            raise ArgCountError(
-                f"{self.name} takes {len(self._positional)} positional arguments, {given} were given", hint=self.usage
-            )
+        assert self.arity is not None
+        self.arity.check(given, kwargs)
 
     def validate_args(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise ArgCountError or ArgTypeError, naming the argument, unless the function can be called so."""
@@ -156,6 +145,15 @@ class Description:
         """Check the arguments, then call the function in this process (without a controller)."""
         self.validate_args(args, kwargs)
         return self.fn(*args, **kwargs)
+
+    @functools.cached_property
+    def arity(self) -> Arity | None:
+        """Return how many arguments it takes, and of which names; None where the signature is unknown."""
+        if self.parameters is None:
+            return None
+        slots = tuple(Slot(p.name, p.required, p.positional, p.keyword) for p in self.parameters)
+        more, more_named = (kind in self._kinds for kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD))
+        return Arity(self.name, slots, more, more_named, self.usage)
 
     # ---- decoding ------------------------------------------------------------------------------------------------------
 
@@ -202,9 +200,6 @@ class Description:
             return f"{self.name}(…)"
         parts = [p.name + ("" if p.annotation is Any else f": {spelled(p.annotation)}") for p in self.parameters]
         return f"it is called as {self.name.rpartition(':')[2]}({', '.join(parts)}{', …' if self.open_ended else ''})"
-
-    def _takes(self, kind: inspect._ParameterKind) -> bool:
-        return kind in self._kinds
 
 
 _described: weakref.WeakKeyDictionary[types.FunctionType, Description] = weakref.WeakKeyDictionary()
@@ -366,7 +361,3 @@ def _shown(value: Any) -> str:
     except Exception:
         return "(its repr fails)"
     return text if len(text) <= 80 else text[:77] + "…"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(repr(name) for name in names)

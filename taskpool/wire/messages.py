@@ -28,6 +28,7 @@ from taskpool.model import (
     TaskSpec,
     Whole,
 )
+from taskpool.wire.arity import Arity
 from taskpool.wire.effects import Effect
 
 PROTOCOL = 1
@@ -143,7 +144,7 @@ class HandlerOptions(msgspec.Struct, array_like=True):
 
 
 class HandlerInfo(msgspec.Struct, array_like=True, frozen=True):
-    """What is known of a handler outside of the workers.
+    """What is known of a handler outside of the workers. arity: None where its signature is unknown.
 
     canonical: `module:function`; usage: its call with types; summary: the first line of its docstring; said: its options.
     """
@@ -154,6 +155,7 @@ class HandlerInfo(msgspec.Struct, array_like=True, frozen=True):
     usage: str = ""
     summary: str = ""
     said: HandlerOptions | None = None
+    arity: Arity | None = None
 
 
 class Prepared(msgspec.Struct, tag=True):
