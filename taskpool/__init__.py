@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from taskpool.doors.client import current_pool as current_pool
     from taskpool.doors.eventstream import Hook as Hook
     from taskpool.doors.eventstream import stored_events as stored_events
+    from taskpool.doors.executing import arguments as arguments
     from taskpool.doors.flow import Flow as Flow
     from taskpool.doors.flow import Step as Step
     from taskpool.doors.foreign import Outbox as Outbox
@@ -117,6 +118,7 @@ _PLACES = {
     "TaskFunction": "taskpool.doors.task",
     "TaskFuture": "taskpool.doors.future",
     "Transaction": "taskpool.doors.transaction",
+    "arguments": "taskpool.doors.executing",
     "as_completed": "concurrent.futures",
     "backoff_for": "taskpool.core.retry",
     "canonical_name": "taskpool.wire.description",

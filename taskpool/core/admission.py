@@ -37,6 +37,10 @@ class Room:
             if box.sent and not box.leaving:
                 # One body runs at a time, and whoever needs more than others has the mailbox for itself.
                 self._count(next(iter(box.sent.values())))
+            elif box.sent and box.caller is not None:
+                row = next(iter(box.sent.values()))
+                if row.options.cpus is not None or row.options.memory is not None:
+                    self._count(row)  # else it is no business of the pool what its callers do
         if self.held is not None and not still_waits(self.held):
             self.held = None
 
@@ -56,6 +60,13 @@ class Room:
         if lacks:
             self.held, self._lacks = row, lacks
         return not lacks
+
+    def obstacle(self, row: TaskRow) -> str:
+        """Return in words what a task finds too little of that says what it needs, or ""; after `measure`."""
+        if row.options.cpus is None and row.options.memory is None:
+            return ""
+        reason = self.reason(row)
+        return "" if reason is None else reason.detail
 
     def let_go(self, row: TaskRow) -> None:
         """Hold on to a task no more that is about to need something else, or to stand elsewhere."""

@@ -49,7 +49,10 @@ class Insert(msgspec.Struct, gc=False):
 
 
 class Start(msgspec.Struct, gc=False):
-    """Record the start of an attempt (version → version+1, status → running), then send it to the worker as number n."""
+    """Record the start of an attempt (version → version+1, status → running), then send it to the worker as number n.
+
+    caller: or to that client.
+    """
 
     id: int
     version: int
@@ -58,6 +61,7 @@ class Start(msgspec.Struct, gc=False):
     worker: int
     n: int
     at: int
+    caller: tuple[int, int] | None = None  # the client that runs it itself, and the number of its request
 
 
 class Closed(msgspec.Struct, gc=False):
@@ -218,6 +222,14 @@ class Signal(msgspec.Struct, gc=False):
     why: str = "cancel"
 
 
+class Tell(msgspec.Struct, gc=False):
+    """Tell a client something about the attempt that it runs as that worker: what, in a word of `core.callers`."""
+
+    client: int
+    worker: int
+    what: str
+
+
 class Kill(msgspec.Struct, gc=False):
     """Kill the worker and its tree, if it still runs n (0: whatever it does). why becomes WorkerDied.why."""
 
@@ -246,5 +258,5 @@ class Halted(msgspec.Struct, gc=False):
     reason: str = ""
 
 
-Act = Accept | Respond | Agree | CancelLive | TakeBack | Signal | Kill | Spawn | Refill | Halted
+Act = Accept | Respond | Agree | CancelLive | TakeBack | Signal | Tell | Kill | Spawn | Refill | Halted
 Command = Save | Plan | Act

@@ -227,6 +227,35 @@ class UpdateAsked(msgspec.Struct, tag=True):
     held: bool = False
 
 
+class ExecuteAsked(msgspec.Struct, tag=True):
+    """A client wants to run a task's next attempt itself. pid: its process; row: as the store has it, if memory has not.
+
+    held: it waits for its parents.
+    """
+
+    client: int
+    seq: int
+    id: int
+    pid: int
+    row: TaskRow | None = None
+    held: bool = False
+
+
+class CallerSpoke(msgspec.Struct, tag=True):
+    """Who runs an attempt itself gives a sign of life. extend_ns: so much longer than its timeout it wants to have."""
+
+    client: int
+    worker: int
+    extend_ns: int = 0
+
+
+class CallerGone(msgspec.Struct, tag=True):
+    """Who runs an attempt itself will not end it: it has left, or given up. worker 0: all that the client has."""
+
+    client: int
+    worker: int = 0
+
+
 class Refilled(msgspec.Struct, tag=True):
     """Waiting rows of a line (a queue, or None: the delayed) in its order; more: the store has further ones."""
 
@@ -270,6 +299,9 @@ Event = (
     | CancelAsked
     | RetryAsked
     | UpdateAsked
+    | ExecuteAsked
+    | CallerSpoke
+    | CallerGone
     | Refilled
     | Dropped
     | Dispatch

@@ -204,6 +204,15 @@ class Lines:
         """Return whether a task still waits, in a queue that may start some; after `measure_room`."""
         return self._tasks.get(row.id) is row and row.status in WAITING and self._room.get(row.queue, 1) > 0
 
+    def obstacle(self, row: TaskRow) -> str:
+        """Return in words why a task's queue starts nothing now, or ""; after `measure_room`."""
+        if self._room.get(row.queue, 1) > 0:
+            return ""
+        queue = self.queues[row.queue]
+        if queue.paused:
+            return f"waits because queue {row.queue!r} is paused"
+        return f"waits for queue {row.queue!r}, of which {queue.concurrency} tasks run, as many as may"
+
     def started(self, row: TaskRow) -> None:
         """Count a task against its queue's room."""
         if row.queue in self._room:

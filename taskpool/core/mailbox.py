@@ -44,7 +44,20 @@ class Durations:
 class Mailbox:
     """One worker as the scheduler sees it. `sent` holds, in order, number → task for all that was sent and has not ended."""
 
-    __slots__ = ("active", "done", "last_n", "leaving", "load_ns", "pid", "sent", "silent_since", "taking_back", "told", "worker")
+    __slots__ = (
+        "active",
+        "caller",
+        "done",
+        "last_n",
+        "leaving",
+        "load_ns",
+        "pid",
+        "sent",
+        "silent_since",
+        "taking_back",
+        "told",
+        "worker",
+    )
 
     def __init__(self, worker: int) -> None:
         self.worker = worker
@@ -58,6 +71,7 @@ class Mailbox:
         self.leaving = False  # to be killed; gets nothing more
         self.told = 0  # number of the body that was told that the pool stops
         self.done = 0
+        self.caller: tuple[int, int] | None = None  # a client that runs one task itself, and the number of its request
 
     def takes_work(self) -> bool:
         """Whether it may be sent something at all."""

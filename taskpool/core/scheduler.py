@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import assert_never
 
 from taskpool.clock import NS, US, Instant
-from taskpool.core import amend, graph, retry, settle
+from taskpool.core import amend, callers, graph, retry, settle
 from taskpool.core import events as ev
 from taskpool.core.admission import Room
+from taskpool.core.callers import Callers
 from taskpool.core.commands import (
     Accept,
     Agree,
@@ -28,6 +29,7 @@ from taskpool.core.commands import (
     Start,
     TakeBack,
     Taken,
+    Tell,
 )
 from taskpool.core.cron import Cron, NextAfter, never
 from taskpool.core.events import TaskRow
@@ -69,6 +71,7 @@ class Scheduler:
         self.room = room or Room(0, 0)
         self.fleet = Fleet(size, spares, size_max, idle_ns)
         self.workers = self.fleet.workers
+        self.callers = Callers(self.workers)
         self.durations = Durations()
         self.cron = Cron(next_after)
         self.next_id = 1
@@ -122,6 +125,13 @@ class Scheduler:
                 self._on_retry(event, now)
             case ev.UpdateAsked():
                 self._on_update(event, now)
+            case ev.ExecuteAsked():
+                self.callers.asked.append(event)
+            case ev.CallerSpoke():
+                self.callers.spoke(event.worker, event.client, event.extend_ns, now)
+            case ev.CallerGone():
+                for loan in self.callers.gone(event.client, event.worker):
+                    self._give_up(loan, callers.GONE, now)
             case ev.Refilled():
                 self.lines.refilled(event.queue, event.rows, event.more)
             case ev.Recovered():
@@ -159,6 +169,8 @@ class Scheduler:
             waits.append((due - now.wall) / US)
         if (at := self.lines.next_deadline()) is not None:
             waits.append((at - now.wall) / US)
+        if (at := self.callers.next_due(now)) is not None:
+            waits.append((at - now.mono) / NS)
         if self._stuck_at is not None:
             waits.append((self._stuck_at - now.mono) / NS)
         if self._stop_at is not None:
@@ -233,7 +245,10 @@ class Scheduler:
             row = self.tasks.pop(task_id, None)
             if row is not None and row.n:
                 box = self.workers.get(row.worker)
-                if box is not None and row.n in box.sent:
+                if box is not None and row.n in box.sent and box.caller is not None:
+                    self.callers.close(row.worker)
+                    self._out.append(Agree(*box.caller, [], "stale_version", f"somebody wrote task {task_id} first"))
+                elif box is not None and row.n in box.sent:
                     self._out.append(Kill(row.worker, row.n, "retire"))  # nothing, if it was refused before it was sent
                     box.remove(row.n, self.durations.expected(row.name), box.silent_since)
 
@@ -287,7 +302,11 @@ class Scheduler:
             row = box.sent.get(report.n)
             if row is None or row.id != report.task_id or row.attempt != report.attempt:
                 continue  # of an attempt that was given up
-            box.remove(report.n, durations.observe(row.name, report.duration_ns), now.mono)
+            if box.caller is None:
+                box.remove(report.n, durations.observe(row.name, report.duration_ns), now.mono)
+            else:
+                box.remove(report.n, None, now.mono)
+                self.callers.close(box.worker)
             box.done += 1
             self.attempts += 1
             output = outputs.get(report.n, "") if outputs else ""
@@ -296,6 +315,16 @@ class Scheduler:
             if report.dirty and not box.leaving:
                 box.leaving = True
                 out.append(Kill(box.worker, 0, "retire"))
+
+    def _give_up(self, loan: callers.Loan, why: str, now: Instant) -> None:
+        """An attempt that a caller runs has ended, whatever the caller does."""
+        row = loan.row
+        death = callers.death(loan, why, now)
+        loan.box.remove(row.n, None, now.mono)
+        self.callers.close(loan.box.worker)
+        self.attempts += 1
+        self._out += [settle.died(row, death, now), Tell(loan.client, loan.box.worker, callers.OVER)]
+        self._after_end(row)
 
     def _after_end(self, row: TaskRow) -> None:
         """Keep what will run again, forget what ended."""
@@ -359,6 +388,9 @@ class Scheduler:
         box = self.workers.get(row.worker)
         if box is None or row.n not in box.sent:
             return  # its worker's death is on the way
+        if box.caller is not None:
+            self._out += self.callers.ask(box.worker, callers.CANCEL, 0.0 if event.force else max(0.0, grace), now)
+            return
         if next(iter(box.sent)) != row.n:
             self._out.append(TakeBack(box.worker, row.n - 1))
         self._out.append(Signal(box.worker, row.n, 0.0 if event.force else max(0.0, grace)))  # it may have begun meanwhile
@@ -432,6 +464,8 @@ class Scheduler:
             box.told = 0
             if not self.stopping and len(box.sent) > 1:
                 self._out.append(TakeBack(box.worker, next(iter(box.sent))))
+        if not self.stopping:
+            self._out += self.callers.all_told(callers.STOPPING)
         self.stopping = True
         if event.grace_s is not None:
             at = now.mono + round(event.grace_s * NS)
@@ -441,12 +475,17 @@ class Scheduler:
 
     def _on_dispatch(self, now: Instant) -> None:
         self._settle_overdue(now)
+        for loan, why in self.callers.due(now):
+            self._give_up(loan, why, now)
+        self._out += self.callers.soft(now)
         if self.stopping:
+            self._lend(now)
             self._halt_when_idle(now)
             self._gone.clear()
             self._out += self.cron.advances()
             return
         self._fire(now)
+        self._lend(now)
         self._admit_due(now)
         self.fleet.activate()
         self._fill(now)
@@ -462,6 +501,28 @@ class Scheduler:
         self._out += self.cron.advances()
         self.lines.shed()
         self._out += self.lines.refills()
+
+    def _lend(self, now: Instant) -> None:
+        """Start for callers what they asked for, by the rules of all starts; it is the last that a turn says of a task."""
+        asked, self.callers.asked = self.callers.asked, []
+        for event in asked:
+            row = self.tasks.get(event.id) or self._gone.get(event.id) or event.row
+            self.lines.measure_room(self.workers.values())
+            self.room.measure(self.workers.values(), self.lines.may_start)
+            obstacle = "" if row is None else self.lines.obstacle(row) or self.room.obstacle(row)
+            error = callers.refusal(row, event, obstacle, now, stopping=self.stopping)
+            if error is None and row is not None and self._end_if_overdue(row, now):
+                error = callers.refusal(row, event, "", now, stopping=False)
+            if error is not None:
+                self._out.append(Agree(event.client, event.seq, [], error.code, error.message, error.hint))
+                continue
+            assert row is not None
+            self.lines.take_out(row)
+            self.room.let_go(row)
+            self.tasks[row.id] = row
+            box = self.callers.open(self.fleet.next_worker, row, event, now)
+            self.fleet.next_worker += 1
+            self._start(box, row, None, now)
 
     def _settle_overdue(self, now: Instant) -> None:
         for row in self.lines.overdue(now.wall):
@@ -533,11 +594,11 @@ class Scheduler:
         return None
 
     def _start(self, box: Mailbox, row: TaskRow, expected: int | None, now: Instant) -> None:
-        if not box.sent:
+        if not box.sent and box.caller is None:
             self.room.take(row)
         row.attempt += 1
         n = box.push(row, expected, now.mono)
-        self._out.append(Start(row.id, row.version, row.status, row.attempt, box.worker, n, now.wall))
+        self._out.append(Start(row.id, row.version, row.status, row.attempt, box.worker, n, now.wall, box.caller))
         row.version += 1
         row.status = RUNNING
         row.started_at = now.wall
@@ -571,16 +632,19 @@ class Scheduler:
             self._stop_at = None
             self._grace_is_over = True
         if self._grace_is_over:
-            self._end_bodies(busy)
+            self._end_bodies(busy, now)
 
-    def _end_bodies(self, busy: list[Mailbox]) -> None:
+    def _end_bodies(self, busy: list[Mailbox], now: Instant) -> None:
         """End what runs: the first of each mailbox, once; what stood behind it was taken back when the stop began."""
         for box in busy:
             n, row = next(iter(box.sent.items()))
             if box.told == n:
                 continue
             box.told = n
-            if self._stop_kills:
+            if box.caller is not None:
+                self._told_to_stop = True
+                self._out += self.callers.ask(box.worker, callers.STOP, 0.0 if self._stop_kills else self.grace_s, now)
+            elif self._stop_kills:
                 self._out.append(Kill(box.worker, 0, "stop"))
             elif row.cancel_requested_at is None:  # else it was told, and given its grace, before
                 self._told_to_stop = True
@@ -607,4 +671,5 @@ class Scheduler:
             assert row.charged <= row.attempt, f"task {row.id} was charged more often than it was tried"
             assert row.rules is None or row.rules.name == row.queue, f"task {row.id} has the rules of another queue"
         self.fleet.check()
+        self.callers.check()
         self.lines.check()

@@ -181,7 +181,7 @@ def died(row: TaskRow, death: WorkerDied, now: Instant) -> End:
     if death.why == "":
         row.crashes += 1
         return failed(row, closed, error, now)
-    return _interrupted(row, closed, now, counted=death.why != "stop")
+    return _interrupted(row, closed, now, counted=death.why != "stop", words=error.message if death.why == "gone" else "")
 
 
 def rescued(row: TaskRow, now: Instant) -> End:
@@ -190,14 +190,17 @@ def rescued(row: TaskRow, now: Instant) -> End:
     return _interrupted(row, Closed(row.attempt, row.worker, 0, began, "interrupted"), now, counted=True)
 
 
-def _interrupted(row: TaskRow, closed: Closed, now: Instant, *, counted: bool) -> End:
-    """Stopped by us or by a death above it: never charged. counted: against max_interruptions (an orderly stop is not)."""
+def _interrupted(row: TaskRow, closed: Closed, now: Instant, *, counted: bool, words: str = "") -> End:
+    """Stopped by us or by a death above it: never charged. counted: against max_interruptions (an orderly stop is not).
+
+    words: what happened, if it is neither that nor its supervisor's death.
+    """
     closed.outcome = "interrupted" if counted else "stopped"
     if counted:
         row.interruptions += 1
     else:
         row.begun = True
-    words = "its supervisor died while it ran" if counted else "the pool was stopped while it ran"
+    words = words or ("its supervisor died while it ran" if counted else "the pool was stopped while it ran")
     error = TaskError("interrupted", words, False)
     if row.cancel_requested_at is not None:
         return _cancelled(row, closed, error, now)

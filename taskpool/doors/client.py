@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypedDict, T
 import msgspec
 
 from taskpool.config import socket_path, store_path
-from taskpool.doors.amending import Amending, TaskId
+from taskpool.doors.amending import TaskId
+from taskpool.doors.executing import Executing
 from taskpool.doors.options import NOTHING_SAID
 from taskpool.doors.selection import FilterFields, Wanted, filter_of, meant
 from taskpool.doors.submitter import Submitter
@@ -59,7 +60,7 @@ class QueueSettings(TypedDict, total=False):
     paused: bool
 
 
-class Client(Amending):
+class Client(Executing):
     """A connection to a supervisor. Leaving it ends the connection, not the tasks: they go on without it."""
 
     def __init__(self, link: Link) -> None:

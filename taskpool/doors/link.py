@@ -22,6 +22,7 @@ from collections.abc import Callable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import Any
 
+from taskpool.core.callers import OVER
 from taskpool.doors.callbacks import Callbacks
 from taskpool.doors.future import TaskFuture
 from taskpool.doors.greeting import greet
@@ -41,6 +42,8 @@ from taskpool.wire.messages import (
     Reply,
     Request,
     Settled,
+    Speak,
+    Told,
     Watch,
     answer_decoder,
 )
@@ -82,6 +85,7 @@ class Link:
         self._followers: list[Callable[[News], object]] = []
         self._joiners: list[threading.Lock] = []
         self._shut = False  # the descriptors are closed
+        self.told: dict[int, set[str]] = {}  # of attempts that this client runs: worker → what it was told of that
         self.lost = 0  # futures that the end of the connection has ended
         self._thread_id = 0
         self.welcome = greet(sock, self._reader, self._frames, name, cause)
@@ -171,8 +175,13 @@ class Link:
             number = seq
             self._calls[seq] = call
 
-        self.outbox.post(make, note)
-        if not self._acquire(call.done, timeout) and call.answer is None:
+        try:
+            self.outbox.post(make, note)
+            answered = self._acquire(call.done, timeout)
+        except BaseException:  # Ctrl-C
+            self._calls.pop(number, None)
+            raise
+        if not answered and call.answer is None:
             self._calls.pop(number, None)  # an answer that comes now finds nobody
             raise TimeoutError(f"no answer within {timeout:g} s")
         if isinstance(call.answer, Reply):
@@ -307,6 +316,9 @@ class Link:
         elif isinstance(answer, News):
             for follower in self._followers:
                 self._due.append((follower, (answer,)))
+        elif isinstance(answer, Told):
+            if answer.worker in self.told:
+                self.told[answer.worker].add(answer.what)
         elif isinstance(answer, Goodbye):
             self._end(answer.reason)
 
@@ -402,6 +414,12 @@ class Link:
     def _answer(self, seq: int, answer: Reply | TaskpoolError) -> None:
         with self.lock:
             call = self._calls.pop(seq, None)
+        if isinstance(answer, Reply) and answer.lent is not None:
+            worker = answer.lent[0]
+            if call is not None:
+                self.told[worker] = set()
+            else:  # who asked for it does not wait any more
+                self._due.append((self.request_soon, (lambda seq: Speak(0, worker, give_up=True),)))
         if call is not None:
             call.answer = answer
             call.done.release()
@@ -441,6 +459,8 @@ class Link:
                     futures.append(future)
                     future = future._next
             calls = list(self._calls.values())
+            for told in self.told.values():
+                told.add(OVER)
             waiters = [waiter for bundle in bundles for waiter in bundle.waiters] + self._joiners
             self._open, self._calls, self._joiners = {}, {}, []
             for bundle in bundles:

@@ -34,6 +34,7 @@ from taskpool.errors import (
 from taskpool.model import Codec, Explanation, Filter, Options, Queue, Stats, TaskSpec, WorkerState
 from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.store import Store
+from taskpool.supervisor.lending import Lending
 from taskpool.supervisor.server import Connection, Server, refusal
 from taskpool.timetable import check
 from taskpool.wire import messages as wire
@@ -52,7 +53,16 @@ HELD_TASK_BYTES = 500  # of a task in memory, beside its payload
 
 Written = wire.RegisterQueue | wire.PauseQueues | wire.Acknowledge  # what is stored at once, beside the turns
 Held = (  # what waits meanwhile
-    wire.Submit | wire.Cancel | wire.Retry | wire.Update | wire.AddSchedule | wire.ChangeSchedule | wire.Find | Written
+    wire.Submit
+    | wire.Cancel
+    | wire.Retry
+    | wire.Update
+    | wire.AddSchedule
+    | wire.ChangeSchedule
+    | wire.Find
+    | wire.Execute
+    | wire.Executed
+    | Written
 )
 SCHEDULE_VERBS = ("cancel", "pause", "resume", "run")
 
@@ -82,6 +92,7 @@ class Desk:
         self._held_readings: list[tuple[int, wire.Request]] = []
         self._merges: dict[tuple[int, int], list[int]] = {}  # ids of a Submit, 0 where a new one belongs
         self.directory = Directory()
+        self.lending = Lending(store, scheduler)
         self._heeds: list[tuple[int, wire.Heed]] = []  # who waits for news in the log of transitions
         self._listeners: dict[str, dict[int, wire.GetReplies]] = {}  # mailbox → client → what it waits for
         self._backlogs: dict[str, Queue] = {}  # queues that bound what may wait
@@ -96,7 +107,7 @@ class Desk:
         """Take one request of a client."""
         client = connection.number
         try:
-            if self._stuck is not None and isinstance(request, Held):
+            if self._stuck is not None and (isinstance(request, Held) or (type(request) is wire.Speak and request.seq)):
                 self._hold(connection, request, self._stuck)
                 return
             match request:
@@ -139,6 +150,9 @@ class Desk:
                         self.server.send(client, Reply(seq, next=self._store.logged))
                 case wire.Update():
                     self._update(client, request)
+                case wire.Execute() | wire.Executed() | wire.Speak():
+                    if client in self.server.connections:  # else it left while this was held
+                        self.events += self.lending.on_request(connection, request, self._readings)
                 case wire.GetReplies() | wire.Ready():
                     self._readings.append((client, request))
                 case wire.GetHandlers(seq=seq, name=name):
@@ -168,7 +182,7 @@ class Desk:
         for connection, request in held:
             self.on_request(connection, request)
 
-    def _hold(self, connection: Connection, request: Held, why: StoreError) -> None:
+    def _hold(self, connection: Connection, request: Held | wire.Speak, why: StoreError) -> None:
         if isinstance(request, wire.Submit):
             self._held_bytes += sum(HELD_TASK_BYTES + len(spec.payload) for spec in request.specs)
             if isinstance(why, StoreFull) or self._held_bytes > HELD_BYTES_MAX:
@@ -205,6 +219,7 @@ class Desk:
             words = f"this supervisor speaks protocol {wire.PROTOCOL}, the client {request.protocol}"
             self.server.send(connection.number, Refused(0, "protocol", words, "use one version of taskpool on both sides"))
             return
+        connection.pid = request.pid
         self.on_hello(connection)
 
     def _submit(self, client: int, request: wire.Submit) -> None:
@@ -324,6 +339,7 @@ class Desk:
         for waiting in self._listeners.values():
             waiting.pop(client, None)
         self._heeds = [heed for heed in self._heeds if heed[0] != client]
+        self.events.append(ev.CallerGone(client))
 
     def _bind(self, request: wire.BindHandler) -> None:
         if not any(state.registered for state in self._store.queues() if state.name == request.queue):
@@ -568,6 +584,8 @@ def stats_of(
     for box in scheduler.workers.values():
         row = next(iter(box.sent.values()), None)
         state = "starting" if not box.pid else "busy" if row else "idle" if box.active else "spare"
+        if box.caller is not None:
+            state = "caller"
         workers.append(
             WorkerState(
                 box.worker,

@@ -31,7 +31,7 @@ from taskpool.supervisor.desk import Desk
 from taskpool.supervisor.inbox import Inbox
 from taskpool.supervisor.linger import Linger
 from taskpool.supervisor.server import STARVED_S, Server
-from taskpool.wire.messages import Job, News
+from taskpool.wire.messages import Job, News, Reply, Told
 from taskpool.wire.poller import Poller
 
 SPEC_BYTES_MAX = 64 << 20  # payloads of waiting tasks kept in memory; the others are read when they start
@@ -376,10 +376,6 @@ class Loop:
         inputs = self._store.inputs(stored) if stored and self._store.has_graphs else {}
         batches: dict[int, tuple[list[Job], list[Limits]]] = {}
         for start in starts:
-            batch = batches.get(start.worker)
-            if batch is None:
-                batch = batches[start.worker] = ([], [])
-            jobs, limits = batch
             task_id = start.id
             if task_id in payloads:
                 codec, payload, packed, name, checkpoint = payloads[task_id]
@@ -388,6 +384,13 @@ class Loop:
                 spec = specs.pop(task_id)
                 self._spec_bytes -= len(spec.payload)
                 job = Job(start.n, task_id, start.attempt, spec.name, spec.codec, spec.payload, spec.options)
+            if start.caller is not None:
+                self._server.send(start.caller[0], Reply(start.caller[1], lent=(start.worker, job)))
+                continue
+            batch = batches.get(start.worker)
+            if batch is None:
+                batch = batches[start.worker] = ([], [])
+            jobs, limits = batch
             jobs.append(job)
             options = tasks[task_id].options
             memory = options.memory or self._memory_limit
@@ -417,6 +420,8 @@ class Loop:
                 self._engine.signal(command.worker, command.n, command.grace_s, command.why)
             case cmd.Kill():
                 self._engine.kill(command.worker, command.n, command.why)
+            case cmd.Tell():
+                self._server.send(command.client, Told(command.worker, command.what))
             case cmd.Refill():
                 rows, more = self._store.refill(command.queue, command.after, command.n)
                 # First in the next turn: what comes after it must find the line as the store had it.
@@ -439,7 +444,7 @@ class Loop:
             self._progress_at = 0
             return
         followers = [one for one in self._server.connections.values() if one.follows is not None]
-        changed = dict(self._engine.progress())
+        changed = dict(self._engine.progress()) | self._desk.lending.take_progress()
         pause_s = NEWS_S if followers else SAVE_PROGRESS_S if changed else QUIET_PROGRESS_S
         self._progress_at = now.mono + round(pause_s * NS)
         self._progress.update(changed)

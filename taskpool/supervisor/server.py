@@ -41,6 +41,7 @@ class Connection:
         self.writer = FrameWriter(sock)
         self.follows: set[int] | None = None
         self.greeted = False
+        self.pid = 0  # as it says itself
 
 
 class Server:

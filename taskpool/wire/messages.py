@@ -348,6 +348,35 @@ class Update(msgspec.Struct, array_like=True, tag="update"):
     options: bytes | None = None
 
 
+class Execute(msgspec.Struct, array_like=True, tag="execute"):
+    """Start the next attempt of a task, to be run by this client. Answered by a Lent."""
+
+    seq: Whole
+    id: Whole
+
+
+class Executed(msgspec.Struct, array_like=True, tag="executed", gc=False):
+    """How that attempt ended. Answered by the task, once that is stored."""
+
+    seq: Whole
+    worker: Whole
+    report: Report
+
+
+class Speak(msgspec.Struct, array_like=True, tag="speak", gc=False):
+    """A word from an attempt that this client runs; seq 0: no answer is wanted.
+
+    extend_s: that much more time; checkpoint: to be stored, which is answered; give_up: it will not be ended.
+    """
+
+    seq: Whole
+    worker: Whole
+    progress: Progress | None = None
+    extend_s: Seconds = 0.0
+    checkpoint: bytes | None = None
+    give_up: bool = False
+
+
 class Ready(msgspec.Struct, array_like=True, tag="ready"):
     """Read tasks in these statuses scheduled for `as_of` (wall µs) or before, in that order; after: (scheduled_at, id)."""
 
@@ -453,6 +482,9 @@ Request = (
     | ChangeSchedule
     | GetSchedules
     | Heed
+    | Execute
+    | Executed
+    | Speak
 )
 
 # ---- supervisor → client --------------------------------------------------------------------------------------------
@@ -529,6 +561,14 @@ class Reply(msgspec.Struct, array_like=True, tag="reply"):
     schedules: list[Schedule] | None = None
     occurrences: list[Occurrence] | None = None
     flows: list[FlowState] | None = None
+    lent: tuple[int, Job] | None = None  # the attempt to run, and as which worker
+
+
+class Told(msgspec.Struct, array_like=True, tag="told"):
+    """Something about the attempt that this client runs as that worker: a word of `core.callers`."""
+
+    worker: int
+    what: str
 
 
 class Refused(msgspec.Struct, array_like=True, tag="refused"):
@@ -554,7 +594,7 @@ class Goodbye(msgspec.Struct, array_like=True, tag="goodbye"):
     reason: str
 
 
-Answer = Welcome | Accepted | Settled | Reply | Refused | News | Goodbye
+Answer = Welcome | Accepted | Settled | Reply | Refused | News | Told | Goodbye
 
 encoder = msgspec.msgpack.Encoder()
 boot_decoder = msgspec.msgpack.Decoder(Boot)

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 
@@ -43,8 +43,33 @@ _monotonic_ns = time.monotonic_ns
 _getpid = os.getpid
 
 
+class Around(Protocol):
+    """What an attempt needs of the process that it runs in. pid: of that process, as the body may fork."""
+
+    registry: Registry
+    pid: int
+
+    def begin(self, job: Job) -> None:
+        """Make `controller.current` mean this job."""
+
+    def end(self, report: Report) -> None:
+        """Let no controller outlive its attempt, and put what it was told into the report."""
+
+    def controller(self) -> Controller:
+        """Return the controller of the running job."""
+
+    def options(self, job: Job) -> Options:
+        """Return a job's options."""
+
+    def measure(self, report: Report) -> None:
+        """Write what was used of the processor and of memory into the report."""
+
+    def caught(self, error: BaseException) -> None:
+        """Look at what ended the body, or kept it from beginning, before that becomes data."""
+
+
 class Surroundings:
-    """What attempts of one process share.
+    """What attempts of one worker share.
 
     registry: where handlers are found; page: where a body's progress goes; save: stores a checkpoint; write: prints a line.
     """
@@ -101,18 +126,25 @@ class Surroundings:
         report.cpu_system_us = round((now.ru_stime - before.ru_stime) * 1e6)
         report.peak_rss_kib = now.ru_maxrss
 
+    def caught(self, error: BaseException) -> None:
+        """A worker has nobody else to tell."""
+
     def rest(self) -> None:
         """Forget what was used of the processor until now: it belongs to no attempt."""
         self._usage = resource.getrusage(resource.RUSAGE_SELF)
 
 
-def run_attempt(job: Job, around: Surroundings, began_ns: int) -> Report:
-    """Run one attempt and report on it. began_ns: monotonic begin of the attempt. Raises nothing."""
+Loaded = tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any], Description | None]
+
+
+def run_attempt(job: Job, around: Around, began_ns: int, body: Callable[[], Any] | None = None) -> Report:
+    """Run one attempt and report on it. began_ns: monotonic begin of it; body: what to run in its place. Raises nothing."""
     report = Report(job.n, job.task_id, job.attempt, OK, began_ns, 0)
     around.begin(job)
     try:
-        fn, args, kwargs, description = _load(job, around)
+        fn, args, kwargs, description = _load(job, around) if body is None else (body, (), {}, None)
     except BaseException as error:
+        around.caught(error)
         _refuse(report, error, around)
     else:
         faults.point("body.before")
@@ -122,6 +154,7 @@ def run_attempt(job: Job, around: Surroundings, began_ns: int) -> Report:
             report.duration_ns = _monotonic_ns() - began_ns
             if _getpid() != around.pid:
                 _leave_fork(error)
+            around.caught(error)
             _explain(report, error, around.options(job))
         else:
             report.duration_ns = _monotonic_ns() - began_ns
@@ -135,7 +168,7 @@ def run_attempt(job: Job, around: Surroundings, began_ns: int) -> Report:
     return report
 
 
-def _load(job: Job, around: Surroundings) -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any], Description | None]:
+def _load(job: Job, around: Around) -> Loaded:
     """Return what to call, with a controller in front if it wants one, and the description unless it came by value."""
     if job.inputs is not None:
         references.give([partial(_input, one, around) for one in job.inputs])
@@ -151,7 +184,7 @@ def _load(job: Job, around: Surroundings) -> tuple[Callable[..., Any], Sequence[
     return description.fn, given, named, description
 
 
-def _input(one: Input, around: Surroundings) -> Any:
+def _input(one: Input, around: Around) -> Any:
     """Return the result of a parent; None if it did not succeed, which its edge allows then. DecodeError."""
     if one.status not in ("succeeded", "failed", "cancelled", "interrupted"):
         raise DecodeError(f"task {one.id} ({one.name}), whose result is an argument, is {one.status} again")
@@ -164,7 +197,7 @@ def _input(one: Input, around: Surroundings) -> Any:
     return decode_result(one.codec, one.value, description)
 
 
-def _refuse(report: Report, error: BaseException, around: Surroundings) -> None:
+def _refuse(report: Report, error: BaseException, around: Around) -> None:
     """Report that the call could not be made; nothing of the handler ran, no retry can help."""
     if _getpid() != around.pid:
         _leave_fork(error)

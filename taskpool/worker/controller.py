@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from taskpool.errors import Cancelled, InvalidPayload
@@ -36,36 +37,20 @@ from taskpool.wire.page import (
 Item = TypeVar("Item")
 
 
-class PageController:
-    """The Controller of one attempt. save: what stores a checkpoint; write: what prints a line."""
+class AttemptController:
+    """What the controllers of attempts share. save: what stores a checkpoint; write: what prints a line."""
 
-    def __init__(
-        self, page: Page, job: Job, options: Options, save: Callable[[Checkpointed], None], write: Callable[[str], None]
-    ) -> None:
-        self._page = page
-        self._words = page.words
-        self._floats = page.floats
+    def __init__(self, job: Job, options: Options, save: Callable[[Checkpointed], None], write: Callable[[str], None]) -> None:
         self._job = job
         self._options = options
         self._save = save
         self._write = write
-        self._n = job.n
-        self._text = ""
-        self._told = False
+        self._n = job.n  # 0: the attempt has ended
         self._checkpoint: Any = None
         self._saved: bytes | None = job.checkpoint
         self._loaded = job.checkpoint is None
         self.effects: list[Effect] = []
         self._effect_bytes = 0
-
-    def close(self) -> Progress | None:
-        """End it with the attempt. Return the last progress, if any was told."""
-        last = None
-        if self._told:
-            done, total = finite(self._floats[PROGRESS_DONE]), finite(self._floats[PROGRESS_TOTAL])
-            last = Progress(done, total, self._text, time.time_ns() // 1000)
-        self._n = 0
-        return last
 
     @property
     def task(self) -> Running:
@@ -89,45 +74,12 @@ class PageController:
         return self._job.attempt
 
     @property
-    def cancelled(self) -> bool:
-        """Return whether somebody asked to cancel this attempt."""
-        words = self._words
-        return words[CANCEL] == self._n != 0 and words[CANCEL_KIND] == CANCEL_REQUEST
-
-    @property
-    def stopping(self) -> bool:
-        """Return whether the pool is about to stop."""
-        return self._words[STOPPING] != 0
-
-    @property
     def last_checkpoint(self) -> Any:
         """Return what this task saved last, or None."""
         if not self._loaded:
             self._checkpoint = loads(self._saved or b"")
             self._loaded = True
         return self._checkpoint
-
-    def progress(self, done: float, total: float = 0.0, text: str = "") -> None:
-        """Say how far the task is. What is no number (NaN, infinite) counts as 0."""
-        done, total = finite(float(done)), finite(float(total))
-        if self._n == 0:
-            return
-        words, floats = self._words, self._floats
-        seq = words[PROGRESS_SEQ] | 1
-        words[PROGRESS_SEQ] = seq
-        floats[PROGRESS_DONE] = done
-        floats[PROGRESS_TOTAL] = total
-        if text != self._text or not self._told:
-            self._text = text
-            self._page.set_progress_text(_cut(text))
-        self._told = True
-        words[PROGRESS_N] = self._n
-        words[PROGRESS_SEQ] = seq + 1
-
-    def raise_if_cancelled(self) -> None:
-        """Raise Cancelled if somebody asked for it."""
-        if self.cancelled:
-            raise Cancelled("this task was cancelled")
 
     def checkpoint(self, obj: Any) -> None:
         """Save obj for a later attempt."""
@@ -157,6 +109,67 @@ class PageController:
         """Write a line to the task's output."""
         self._write(text)
 
+    def deadline_left(self) -> float | None:
+        """Return the seconds until the task's deadline, or None."""
+        deadline = self._options.deadline_at
+        return None if deadline is None else deadline / 1e6 - time.time()
+
+
+class PageController(AttemptController):
+    """The Controller of an attempt on a worker, which writes words of its page."""
+
+    def __init__(
+        self, page: Page, job: Job, options: Options, save: Callable[[Checkpointed], None], write: Callable[[str], None]
+    ) -> None:
+        super().__init__(job, options, save, write)
+        self._page = page
+        self._words = page.words
+        self._floats = page.floats
+        self._text = ""
+        self._told = False
+
+    def close(self) -> Progress | None:
+        """End it with the attempt. Return the last progress, if any was told."""
+        last = None
+        if self._told:
+            done, total = finite(self._floats[PROGRESS_DONE]), finite(self._floats[PROGRESS_TOTAL])
+            last = Progress(done, total, self._text, time.time_ns() // 1000)
+        self._n = 0
+        return last
+
+    @property
+    def cancelled(self) -> bool:
+        """Return whether somebody asked to cancel this attempt."""
+        words = self._words
+        return words[CANCEL] == self._n != 0 and words[CANCEL_KIND] == CANCEL_REQUEST
+
+    @property
+    def stopping(self) -> bool:
+        """Return whether the pool is about to stop."""
+        return self._words[STOPPING] != 0
+
+    def progress(self, done: float, total: float = 0.0, text: str = "") -> None:
+        """Say how far the task is. What is no number (NaN, infinite) counts as 0."""
+        done, total = finite(float(done)), finite(float(total))
+        if self._n == 0:
+            return
+        words, floats = self._words, self._floats
+        seq = words[PROGRESS_SEQ] | 1
+        words[PROGRESS_SEQ] = seq
+        floats[PROGRESS_DONE] = done
+        floats[PROGRESS_TOTAL] = total
+        if text != self._text or not self._told:
+            self._text = text
+            self._page.set_progress_text(_cut(text))
+        self._told = True
+        words[PROGRESS_N] = self._n
+        words[PROGRESS_SEQ] = seq + 1
+
+    def raise_if_cancelled(self) -> None:
+        """Raise Cancelled if somebody asked for it."""
+        if self.cancelled:
+            raise Cancelled("this task was cancelled")
+
     def extend_timeout(self, seconds: float) -> None:
         """Let this attempt run that much longer than its timeout."""
         if not 0 <= seconds < float("inf"):
@@ -169,11 +182,6 @@ class PageController:
             words[EXTEND] = 0
         words[EXTEND] += round(seconds * 1e9)
         words[EXTEND_N] = self._n
-
-    def deadline_left(self) -> float | None:
-        """Return the seconds until the task's deadline, or None."""
-        deadline = self._options.deadline_at
-        return None if deadline is None else deadline / 1e6 - time.time()
 
 
 class Detached:
@@ -216,11 +224,20 @@ class Detached:
 
 
 _make: Callable[[], Controller] | None = None
+_mine: ContextVar[Controller | None] = ContextVar("taskpool_controller", default=None)  # of an attempt that this thread runs itself
 
 
 def current() -> Controller:
     """Return the controller of the task that runs here; outside of a task, one that does nothing."""
+    mine = _mine.get()
+    if mine is not None:
+        return mine
     return Detached() if _make is None else _make()
+
+
+def set_mine(controller: Controller | None) -> None:
+    """Let `current` return that one in this thread, or in this task of asyncio, until told otherwise."""
+    _mine.set(controller)
 
 
 def set_current(make: Callable[[], Controller] | None) -> None:
@@ -234,7 +251,7 @@ def track(iterable: Iterable[Item], total: float | None = None) -> Iterator[Item
 
     total: their number, if the iterable does not know it itself.
     """
-    if _make is None:
+    if _make is None and _mine.get() is None:
         yield from iterable
         return
     controller = current()

@@ -9,10 +9,11 @@ import msgspec
 import pytest
 
 from taskpool.clock import Instant
-from taskpool.core import amend, effects, graph, retry, settle
+from taskpool.core import amend, callers, effects, graph, retry, settle
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.core.admission import Room
+from taskpool.core.callers import Callers, Loan
 from taskpool.core.cron import Cron
 from taskpool.core.fleet import Fleet
 from taskpool.core.line import Key, Line
@@ -661,3 +662,42 @@ def a_step_that_may_start_still_counts_as_waiting(patch: pytest.MonkeyPatch) -> 
         return command  # type: ignore[no-any-return]
 
     _wrap(patch, graph, "decided", decided)
+
+
+# ---- callers that run attempts themselves -----------------------------------------------------------------------------
+
+
+@fault
+def a_caller_that_leaves_is_waited_for(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Callers, "gone", lambda self, client, worker: [])
+
+
+@fault
+def what_a_caller_overruns_is_not_given_up(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Callers, "due", lambda self, now: [])
+
+
+@fault
+def nobody_thinks_of_when_a_caller_must_end(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Callers, "next_due", lambda self, now: None)
+
+
+@fault
+def a_caller_is_given_up_too_early(patch: pytest.MonkeyPatch) -> None:
+    def limits(original: Any, self: Loan, now: Instant) -> Any:
+        return ((at - 10_000_000, why) for at, why in original(self, now))
+
+    _wrap(patch, Loan, "limits", limits)
+
+
+@fault
+def a_caller_takes_what_is_not_due(patch: pytest.MonkeyPatch) -> None:
+    def refusal(original: Any, row: Any, event: Any, obstacle: str, now: Instant, *, stopping: bool) -> Any:
+        return original(row, event, obstacle, now._replace(wall=now.wall + 10**12), stopping=stopping)
+
+    _wrap(patch, callers, "refusal", refusal)
+
+
+@fault
+def a_caller_passes_the_limits_of_queues(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Lines, "obstacle", lambda self, row: "")

@@ -39,7 +39,7 @@ from taskpool.testing.simulation.effects import TABLES
 from taskpool.testing.simulation.laws import obey
 from taskpool.testing.simulation.model_engine import Mark, ModelJob
 from taskpool.testing.simulation.model_store import ARRIVALS_MAX, ModelStore, Witness
-from taskpool.testing.simulation.shell import CANCEL, CRON, RETRY, UPDATE, Ended, Shell
+from taskpool.testing.simulation.shell import CANCEL, CRON, EXECUTE, RETRY, UPDATE, Ended, Shell
 from taskpool.wire import messages as wire
 from taskpool.wire.messages import Job, Report
 from taskpool.wire.poller import Poller
@@ -325,13 +325,21 @@ class LoopEngine:
         return []
 
 
+class Caller:
+    """The one client, as its connection."""
+
+    number = CLIENT
+    pid = 20_000 + CLIENT
+    follows = None
+
+
 class Mail:
     """The server as the desk and the loop see it: it keeps what clients are told."""
 
     starved = False
 
     def __init__(self) -> None:
-        self.connections: dict[int, Connection] = {}
+        self.connections: dict[int, Connection] = {CLIENT: cast(Connection, Caller)}
         self.messages: list[wire.Answer] = []
 
     def send(self, client: int, message: wire.Answer) -> None:
@@ -391,7 +399,8 @@ class RealShell(Shell):
         if isinstance(event, ev.Dropped):
             self._laws.found_no_room = True  # also if that was told within the turn that had been stuck
         commands = self._handle(event, now)
-        self._laws.served += [self.scheduler.tasks[one.id].queue for one in commands if isinstance(one, cmd.Start)]
+        started = [one for one in commands if isinstance(one, cmd.Start) and one.caller is None]
+        self._laws.served += [self.scheduler.tasks[one.id].queue for one in started]
         self._answers += [one for one in commands if isinstance(one, cmd.Respond)]
         if isinstance(event, ev.Dispatch):
             self.idle_turns = 0 if commands or looked else self.idle_turns + 1
@@ -419,6 +428,9 @@ class RealShell(Shell):
         packed = None if options is None else msgspec.msgpack.encode(options)
         self._ask(wire.Update(UPDATE, task_id, version, priority, at, packed))
 
+    def execute(self, task_id: int, client: int) -> None:
+        self._ask(wire.Execute(EXECUTE, task_id))
+
     def stop(self, grace_s: float | None) -> None:
         self._ask(wire.Stop(4, grace_s))
 
@@ -432,10 +444,7 @@ class RealShell(Shell):
         self.loop.deliver(ev.StopAsked(grace_s))
 
     def _ask(self, request: wire.Request) -> None:
-        class Caller:
-            number = CLIENT
-
-        self._desk.on_request(cast(Connection, Caller), request)
+        self._desk.on_request(self._mail.connections[CLIENT], request)
 
     @property
     def inbox(self) -> Inbox:
@@ -465,6 +474,7 @@ class RealShell(Shell):
         stored = [task_id for task_id in refused if task_id in self._store.tasks]
         obey(not stored, f"the store refused what was said of tasks {stored}")
         self._laws.turn(self.scheduler, self.engine, self._turned_at, refused)
+        self.callers.judge(self.timer(), self._clock.now())
         self._judge_answers(self._answers, refused)
         self._judge_inbox(self._turned_at)
 
@@ -476,7 +486,9 @@ class RealShell(Shell):
                 case wire.Accepted():
                     self.accepted.append(cmd.Accept(CLIENT, message.seq, message.ids))
                     self._awaited.update(message.ids)
-                case wire.Refused() if message.seq not in (CRON, UPDATE):
+                case wire.Reply(lent=(worker, _)):
+                    self.callers.begin(worker)
+                case wire.Refused() if message.seq not in (CRON, UPDATE, EXECUTE):
                     self.refused.append(message.seq)
         for message in messages:
             if isinstance(message, wire.Settled):

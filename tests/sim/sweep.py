@@ -17,6 +17,7 @@ SEEDS = 1900
 BROKEN_MAX = 3  # seeds that fail before the sweep gives up
 MET_MIN = 1000  # times that each pair of status and event that can meet must have met, in a full sweep
 OF_SCHEDULES = ("Scheduled", "CronAsked")  # only every fourth world has schedules: for these events fewer will do
+OF_CALLERS = ("CallerSpoke", "CallerGone")  # and few tasks are run by clients
 MET_MIN_SCHEDULES = MET_MIN // 4
 
 MET_MIN_STEPS = 5  # of steps that are due: nearly all are pending, others are met when a flow ends with its first failure
@@ -44,6 +45,9 @@ CANNOT: dict[str, tuple[tuple[str, ...], str]] = {
     "CancelAsked": ((), ""),
     "RetryAsked": ((NEW,), "its rows come from the store"),
     "UpdateAsked": ((), ""),
+    "ExecuteAsked": ((), ""),
+    "CallerSpoke": ((NEW,), "names no task, so it meets the stored ones"),
+    "CallerGone": ((NEW,), "names no task, so it meets the stored ones"),
     "Refilled": ((NEW, "running", *ENDED), "a line holds what waits, and a refill is the first event after its reading"),
     "Dropped": (("retrying", *ENDED), "only a new task is ever refused, and in the turn that stores it none ends or fails"),
     "Dispatch": ((NEW,), "names no task, so it meets the stored ones"),
@@ -94,7 +98,7 @@ class Sweep:
 def _least(event: str) -> int:
     if event == "StepsDue":
         return MET_MIN_STEPS
-    return MET_MIN_SCHEDULES if event in OF_SCHEDULES else MET_MIN
+    return MET_MIN_SCHEDULES if event in OF_SCHEDULES or event in OF_CALLERS else MET_MIN
 
 
 def asked_seeds() -> range:

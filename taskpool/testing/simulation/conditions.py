@@ -39,6 +39,7 @@ class Conditions(msgspec.Struct, frozen=True):
     size_max: int  # to so many workers the pool grows
     cpus: float  # of the machine, for tasks that say how many they need; 0: no limit, and none says so …
     memory: int  # … and its memory
+    callers: float  # per request of a client: that it wants to run these tasks itself
     schedules: int = 0  # cron schedules that the store has
 
 
@@ -76,6 +77,7 @@ def conditions(random: Random) -> Conditions:
         size_max=random.choice((0, 0, 0, 3, 5)),
         cpus=random.choice((0, 0, 0, 3)),
         memory=random.choice((0, 10)),
+        callers=random.choice((0.0, 0.3, 0.6)),
         schedules=random.choice((0, 0, 0, 2)),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from taskpool.wire.messages import Report
 
 CRASH = "crash"  # the worker died by itself while the body ran
+GONE = "gone"  # the caller that ran it itself left
 LOST = "lost"  # the supervisor died before the body's end was stored
 REPORTED = "reported"  # the body ended and its record is whole in the ring
 

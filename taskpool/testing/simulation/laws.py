@@ -26,10 +26,11 @@ from taskpool.core.lifecycle import (
     TERMINAL,
     WAITING,
 )
+from taskpool.core.mailbox import Mailbox
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, Queue, Schedule, TaskError
 from taskpool.testing.simulation.effects import must_fail
-from taskpool.testing.simulation.fates import CRASH, LOST, REPORTED, Fate, Fates, LawBroken
+from taskpool.testing.simulation.fates import CRASH, GONE, LOST, REPORTED, Fate, Fates, LawBroken
 from taskpool.testing.simulation.graphs import Stored
 from taskpool.testing.simulation.model_engine import ALIVE, ModelEngine, ModelJob
 from taskpool.testing.simulation.model_store import ModelStore, place
@@ -108,7 +109,7 @@ class Laws:
             obey(at is None or save.at < at, f"{who} was started after its time")
         obey(row.status == QUEUED or row.scheduled_at <= save.at, f"{who} was started before it is due")
         key = place(row) if row.status == QUEUED else (row.rank, row.scheduled_at, row.id)
-        for stored in self.store.tasks.values():
+        for stored in self.store.tasks.values() if save.caller is None else ():  # a caller names the task
             other = stored.row
             overtaken = other.status == QUEUED and other.queue == row.queue and place(other) < key
             obey(not overtaken, f"{who} {key} was started before task {other.id} {place(other)} of its queue")
@@ -292,7 +293,7 @@ class Laws:
         Whoever needs memory waits behind a first of another queue that has none; everybody waits behind one that has no processor.
         """
         room = scheduler.room
-        running = [next(iter(box.sent.values())) for box in scheduler.workers.values() if box.sent and not box.leaving]
+        running = [next(iter(box.sent.values())) for box in scheduler.workers.values() if box.sent and _counts(box)]
         cpus = sum(min(row.options.cpus or 1.0, room.cpus) for row in running)
         memory = sum(min(row.options.memory or 0, room.memory) for row in running)
         obey(cpus <= room.cpus, f"{[row.id for row in running]} keep {cpus} processors busy, of {room.cpus}")
@@ -402,6 +403,12 @@ _STORED_FIELDS = tuple(field for field in TaskRow.__struct_fields__ if field not
 _stored_fields = attrgetter(*_STORED_FIELDS)
 
 
+def _counts(box: Mailbox) -> bool:
+    """Return whether what a worker does counts against the machine: of callers' tasks, those that say what they need."""
+    options = next(iter(box.sent.values())).options
+    return not box.leaving or (box.caller is not None and (options.cpus is not None or options.memory is not None))
+
+
 def _outcomes(fate: Fate, row: TaskRow) -> tuple[str, ...]:
     """Return how an attempt may be recorded, by what truly happened to it."""
     cancelled = row.cancel_requested_at is not None
@@ -415,7 +422,7 @@ def _outcomes(fate: Fate, row: TaskRow) -> tuple[str, ...]:
         return ("returned",)
     if fate.end in (CRASH, "timeout", "deadline", "heartbeat", "memory"):
         return ("retrying", "failed")
-    return {LOST: ("interrupted",), "stop": ("stopped",), "cancel": ("cancelled",)}.get(fate.end, ())
+    return {LOST: ("interrupted",), GONE: ("interrupted",), "stop": ("stopped",), "cancel": ("cancelled",)}.get(fate.end, ())
 
 
 def _reported(outcome: int, fate: Fate, *, cancelled: bool) -> tuple[str, ...]:

@@ -338,7 +338,7 @@ class ModelEngine:
         elif chance < 0.25:
             box.ring.append(Checkpointed(job.n, job.task_id, job.attempt, b"state"))
         elif chance < 0.7:
-            self._end(box, body, *self._outcome())
+            self._end(box, body, *self.outcome())
         else:
             return False
         return True
@@ -351,7 +351,8 @@ class ModelEngine:
             return True
         return False
 
-    def _outcome(self) -> tuple[int, TaskError | None]:
+    def outcome(self) -> tuple[int, TaskError | None]:
+        """Draw how a body ends."""
         chance = self._random.random()
         if chance < 0.4:
             return wire.OK, None

@@ -15,6 +15,7 @@ from taskpool.core.lifecycle import CANCELLED, RUNNING, SUCCEEDED, TERMINAL
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, Schedule
 from taskpool.supervisor.inbox import Inbox
+from taskpool.testing.simulation.callers import ModelCallers
 from taskpool.testing.simulation.conditions import Conditions
 from taskpool.testing.simulation.laws import Laws, obey
 from taskpool.testing.simulation.model_engine import ModelEngine, ModelJob
@@ -30,7 +31,7 @@ ECHOING: tuple[type[ev.Event], ...] = (
     ev.WorkerReady,
     ev.WorkerDied,
 )  # those that say all they speak of
-CANCEL, RETRY, UPDATE, CRON = 1, 2, -3, 0  # seqs of the simulated client's requests
+CANCEL, RETRY, UPDATE, CRON, EXECUTE = 1, 2, -3, 0, -4  # seqs of the simulated client's requests
 
 
 Said = dict[type[ev.Event], deque[ev.Event]]  # the latest messages of a kind
@@ -64,6 +65,7 @@ class Shell:
         self.engine = engine
         self.accepted: list[cmd.Accept] = []
         self.refused: list[int] = []  # seqs of submits
+        self.callers = ModelCallers(random, clock, laws.fates, laws.body_begins)
         self.idle_turns = 0  # turns in a row that the timer called for and that did nothing
         self._decide = scheduler.handle
         self._inbox = Inbox(store, lambda line: None, watch=store)
@@ -109,6 +111,19 @@ class Shell:
         row = rows[0] if rows else None
         self._asked.setdefault(task_id, []).append(version)
         self.deliver(ev.UpdateAsked(1, UPDATE, task_id, version, row, priority, at, options, self._store.graphs.is_held(task_id)))
+
+    def execute(self, task_id: int, client: int) -> None:
+        """A client wants to run a task itself."""
+        rows = [] if self.scheduler.knows(task_id) else self._store.rows([task_id])
+        row = rows[0] if rows else None
+        self.deliver(ev.ExecuteAsked(client, EXECUTE, task_id, 20_000 + client, row, self._store.graphs.is_held(task_id)))
+
+    def step_callers(self) -> bool:
+        """Let a client go on with what it runs itself; return whether it says something."""
+        events = self.callers.step(self.engine.outcome, calm=self._calm)
+        for event in events:
+            self.deliver(event)
+        return bool(events)
 
     def stop(self, grace_s: float | None) -> None:
         """Somebody stops the pool."""
@@ -183,13 +198,16 @@ class Shell:
         self.engine.committed(mark)
         self._peril("after the turn")
         self._laws.turn(self.scheduler, self.engine, now, refused)
+        self.callers.judge(self.timer(), self._clock.now())
         self._judge_inbox(now)
         self._judge_answers([command for command in commands if isinstance(command, cmd.Respond)], refused)
 
     def _handle(self, event: ev.Event, now: Instant) -> list[cmd.Command]:
         self._coverage.meet(self._statuses(event), event)
         self._trace.event(now, event)
+        self.callers.before(event, now)
         commands = self._decide(event, now)
+        self.callers.after(event, commands, lambda task_id: self.scheduler.tasks[task_id].options, now)
         self._trace.commands(commands)
         if isinstance(event, ev.StopAsked):
             self._laws.stopping = True
@@ -204,7 +222,8 @@ class Shell:
         for save in saves:
             if isinstance(save, cmd.Move) and (save.rank is not None or save.options is not None):
                 obey(save.version in self._asked.get(save.id, ()), f"task {save.id} was changed at another version than was asked")
-        self._laws.served += [self.scheduler.tasks[save.id].queue for save in saves if isinstance(save, cmd.Start)]
+        started = [save for save in saves if isinstance(save, cmd.Start) and save.caller is None]
+        self._laws.served += [self.scheduler.tasks[save.id].queue for save in started]
         self._peril("before the commit")
         self._wait_for_the_disk()
         full = not self._calm and self._random.random() < self._conditions.full
@@ -242,6 +261,9 @@ class Shell:
     def _send(self, starts: list[cmd.Start], now: Instant) -> None:
         batches: dict[int, list[ModelJob]] = {}
         for start in starts:
+            if start.caller is not None:
+                self.callers.begin(start.worker)
+                continue
             row = self.scheduler.tasks[start.id]
             deadline_at = row.options.deadline_at
             deadline = None if deadline_at is None else now.mono + (deadline_at - now.wall) * 1000
@@ -348,7 +370,7 @@ class Shell:
             case ev.TakenBack() | ev.WorkerDied():
                 box = self.scheduler.workers.get(event.worker)
                 return [row.status for row in box.sent.values()] if box is not None else ()
-            case ev.UpdateAsked():
+            case ev.UpdateAsked() | ev.ExecuteAsked():
                 return [self._status(event.id)]
             case ev.CancelAsked() | ev.Dropped():
                 return [self._status(task_id) for task_id in event.ids]

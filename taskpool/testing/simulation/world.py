@@ -182,7 +182,9 @@ class World:
                 elif isinstance(record, Checkpointed):
                     self._said[ev.Saved].append(ev.Saved(box.worker, record))
         for row in self._store.running():
-            self._fates.lose(row.id, row.attempt, void=rebooted)
+            if row.worker in self._shell.callers.workers:
+                self._shell.callers.lose(row.id, row.attempt)
+            self._fates.lose(row.id, row.attempt, void=rebooted or row.worker in self._shell.callers.workers)
         self._shell = self._new_shell()
         self._shell.engine.calm = calm
 
@@ -221,6 +223,7 @@ class World:
         if chance < 0.4:
             for _ in range(random.choice((1, 1, 3))):
                 shell.engine.step()
+            shell.step_callers()
         elif chance < 0.6:
             self._request()
         elif chance < 0.63:
@@ -279,6 +282,9 @@ class World:
             if random.random() < 0.4:
                 for task_id in ids:
                     self._update(task_id)
+            if random.random() < self._conditions.callers:
+                for task_id in ids:
+                    shell.execute(task_id, random.choice((1, 2)))
             if chance < 0.75:
                 shell.cancel(ids, random.choice((None, None, 0.0, 0.05)), force=random.random() < 0.3)
             else:
@@ -394,7 +400,7 @@ class World:
         for name, schedule in self._store.schedules.items():
             if not schedule.paused:
                 shell.cron("pause", name)  # or there is no end to it
-        worked = shell.engine.step_all()
+        worked = shell.engine.step_all() or shell.step_callers()
         shell.let_time_pass()
         if shell.is_called():
             shell.turn()
