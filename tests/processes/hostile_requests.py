@@ -58,6 +58,8 @@ def _struct(chance: random.Random, kind: Any) -> Any:
 
 def _value(chance: random.Random, kind: Any) -> Any:
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return chance.choice([None, 1, 2.5, "x", b"y", [], {"n": [1]}])
     if kind is bool:
         return chance.random() < 0.5
     if kind is int:
