@@ -13,7 +13,7 @@ from taskpool.testing.simulation.fates import LawBroken
 from taskpool.testing.simulation.trace import NEW, STATUSES, Coverage, Trace
 from taskpool.testing.simulation.world import simulate
 
-SEEDS = 1900
+SEEDS = 2100
 BROKEN_MAX = 3  # seeds that fail before the sweep gives up
 MET_MIN = 1000  # times that each pair of status and event that can meet must have met, in a full sweep
 OF_SCHEDULES = ("Scheduled", "CronAsked")  # only every fourth world has schedules: for these events fewer will do
