@@ -192,7 +192,8 @@ class Queue(msgspec.Struct, frozen=True, omit_defaults=True):
 
     concurrency: how many of its tasks may be with workers at once; max_retry: further attempts of tasks that say nothing of their
     own; retry_delay: seconds before each of those (None: doubling from 10 s); buffer_size: waiting tasks held in memory;
-    max_backlog: tasks that may wait at all, beyond which a submit raises QueueFull; paused: it begins paused.
+    max_backlog: tasks that may wait at all, beyond which a submit raises QueueFull; paused: it begins paused; rate: how many may
+    start in a second, in the long run (0.1: one in ten seconds); burst: how many at once after a rest (None: those of a second).
     """
 
     name: str
@@ -202,6 +203,8 @@ class Queue(msgspec.Struct, frozen=True, omit_defaults=True):
     buffer_size: int | None = None
     max_backlog: int | None = None
     paused: bool = False
+    rate: float | None = None
+    burst: int | None = None
 
 
 class QueueState(msgspec.Struct, frozen=True):

@@ -56,7 +56,7 @@ def show_queues(session: Session, states: Iterable[QueueState]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("QUEUE", "STATE", "WAITING", "RUNNING", "LIMIT", "BACKLOG", "RETRIES"):
+    for name in ("QUEUE", "STATE", "WAITING", "RUNNING", "LIMIT", "RATE", "BACKLOG", "RETRIES"):
         table.add_column(name, justify="left" if name in ("QUEUE", "STATE") else "right", no_wrap=True)
     for state in states:
         config = state.config
@@ -69,6 +69,7 @@ def show_queues(session: Session, states: Iterable[QueueState]) -> None:
             f"{sum(state.counts.get(status, 0) for status in WAITING):,}",
             f"{state.counts.get('running', 0):,}",
             "" if config.concurrency is None else str(config.concurrency),
+            "" if config.rate is None else f"{config.rate:g}/s",
             "" if config.max_backlog is None else str(config.max_backlog),
             retries.strip(),
         )

@@ -226,6 +226,8 @@ class QueueDoc(msgspec.Struct):
     retry_delay_s: float | None
     buffer_size: int | None
     max_backlog: int | None
+    rate: float | None = None
+    burst: int | None = None
 
 
 class QueuesDoc(msgspec.Struct):
@@ -518,6 +520,8 @@ def queue_doc(state: QueueState) -> QueueDoc:
         retry_delay_s=config.retry_delay,
         buffer_size=config.buffer_size,
         max_backlog=config.max_backlog,
+        rate=config.rate,
+        burst=config.burst,
     )
 
 

@@ -162,7 +162,14 @@ class Taken(msgspec.Struct, gc=False):
     id: int
 
 
-Plan = Keep | Forget | Occur | Advance | Taken  # stored in the same transaction as the saves
+class Spent(msgspec.Struct, gc=False):
+    """Store when (wall µs) the tokens of a queue's rate will all be there again."""
+
+    queue: str
+    full_at: int
+
+
+Plan = Keep | Forget | Occur | Advance | Taken | Spent  # stored in the same transaction as the saves
 
 # ---- acts -----------------------------------------------------------------------------------------------------------
 

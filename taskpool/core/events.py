@@ -40,9 +40,13 @@ class TaskRow(msgspec.Struct, gc=False):
 
 
 class QueueSet(msgspec.Struct, tag=True):
-    """A queue's limits, or whether it is paused, are stored; paused: as it is now. Comes before all else after a start."""
+    """A queue's limits, or whether it is paused, are stored; paused: as it is now. Comes before all else after a start.
+
+    full_at: when (wall µs) the tokens of its rate are all there again, as the last owner has stored it.
+    """
 
     queue: Queue
+    full_at: int = 0
 
 
 class ScheduleRow(msgspec.Struct):

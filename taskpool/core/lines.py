@@ -9,12 +9,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 
+from taskpool.clock import Instant
 from taskpool.core.commands import Refill
 from taskpool.core.events import TaskRow
 from taskpool.core.lifecycle import PENDING, QUEUED, RETRYING, WAITING
 from taskpool.core.line import Key, Line
 from taskpool.core.mailbox import Mailbox
 from taskpool.core.queues import has_rules
+from taskpool.core.rate import Rates
 from taskpool.model import Queue
 
 DEADLINES_SLACK = 1_000  # entries of the heap of deadlines that nobody waits for any more, beyond as many as tasks are held
@@ -31,6 +33,8 @@ class Lines:
         self.queues: dict[str, Queue] = {}  # costs nothing while there are none
         # queue → how many more of its tasks workers may be given in this turn; those that are bound
         self._room: dict[str, int] = {}
+        self.rates = Rates()
+        self._token_at: int | None = None  # monotonic ns: somebody waits for a token, and there is one
         self.delayed = Line(cap=line_max, stored=True)
         self._turn = 0  # which queue is served first
         self._deadlines: list[tuple[int, int]] = []  # (wall µs, task)
@@ -41,8 +45,9 @@ class Lines:
         """Know that the store may hold waiting tasks of a queue."""
         self.ready[queue] = Line(cap=self._cap(queue), stored=True)
 
-    def set_rules(self, queue: Queue) -> None:
-        """Take a queue's settings."""
+    def set_rules(self, queue: Queue, full_at: int, now: Instant) -> None:
+        """Take a queue's settings; full_at: as in QueueSet."""
+        self.rates.set_rules(queue, full_at, now)
         if has_rules(queue):
             self.queues[queue.name] = queue
         else:
@@ -138,7 +143,7 @@ class Lines:
 
     # ---- out --------------------------------------------------------------------------------------------------------
 
-    def measure_room(self, boxes: Iterable[Mailbox]) -> None:
+    def measure_room(self, boxes: Iterable[Mailbox], now: Instant) -> None:
         """See how many more tasks each bound queue may have with workers: by what they hold, so that no counter can be wrong."""
         if not self.queues and not self._room:
             return
@@ -153,6 +158,21 @@ class Lines:
                 for row in box.sent.values():
                     if row.queue in room:
                         room[row.queue] -= 1
+        for name, bucket in self.rates.buckets.items():
+            left = bucket.left(now.mono)
+            room[name] = min(left, room.get(name, left))
+
+    def watch_tokens(self, now: Instant) -> None:
+        """At the end of a turn: note when there is a token for what waits in queues that have none."""
+        ends = []
+        for name, bucket in self.rates.buckets.items():
+            if self.ready.get(name) and not self.queues[name].paused and not bucket.left(now.mono):
+                ends.append(bucket.next_at())
+        self._token_at = min(ends, default=None)
+
+    def next_token(self) -> int | None:
+        """Return when (monotonic ns) a queue that waits for it gets a token."""
+        return self._token_at
 
     def startable(self) -> int:
         """Return how many keys stand in lines, up to what their queues may start."""
@@ -204,17 +224,21 @@ class Lines:
         """Return whether a task still waits, in a queue that may start some; after `measure_room`."""
         return self._tasks.get(row.id) is row and row.status in WAITING and self._room.get(row.queue, 1) > 0
 
-    def obstacle(self, row: TaskRow) -> str:
+    def obstacle(self, row: TaskRow, now: Instant) -> str:
         """Return in words why a task's queue starts nothing now, or ""; after `measure_room`."""
         if self._room.get(row.queue, 1) > 0:
             return ""
         queue = self.queues[row.queue]
         if queue.paused:
             return f"waits because queue {row.queue!r} is paused"
+        bucket = self.rates.buckets.get(row.queue)
+        if bucket is not None and not bucket.left(now.mono):
+            return f"waits for queue {row.queue!r}, which starts {queue.rate:g} tasks a second at most"
         return f"waits for queue {row.queue!r}, of which {queue.concurrency} tasks run, as many as may"
 
-    def started(self, row: TaskRow) -> None:
-        """Count a task against its queue's room."""
+    def started(self, row: TaskRow, now: Instant) -> None:
+        """Count a task against its queue's room and rate."""
+        self.rates.take(row.queue, now.mono)
         if row.queue in self._room:
             self._room[row.queue] -= 1
 

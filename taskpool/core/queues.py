@@ -13,8 +13,10 @@ RETRY_DELAY_S_MAX: Final = 10 * 366 * 86400.0
 DEFAULT: Final = "default"  # the queue of tasks that name none
 
 # Setting → the least whole number that makes sense.
-_WHOLE: Final = {"concurrency": 1, "max_retry": 0, "buffer_size": 1, "max_backlog": 1}
-SETTINGS: Final = ("concurrency", "max_retry", "retry_delay", "buffer_size", "max_backlog")
+_WHOLE: Final = {"concurrency": 1, "max_retry": 0, "buffer_size": 1, "max_backlog": 1, "burst": 1}
+SETTINGS: Final = ("concurrency", "max_retry", "retry_delay", "buffer_size", "max_backlog", "rate", "burst")
+RATE_MIN: Final = 1e-7  # a second: one in four months
+RATE_MAX: Final = 1e6
 
 
 def check_name(name: Any) -> str:
@@ -35,6 +37,12 @@ def check(queue: Queue) -> Queue:
     number = isinstance(delay, int | float) and not isinstance(delay, bool)
     if delay is not None and not (number and 0 <= delay <= RETRY_DELAY_S_MAX):
         raise InvalidTask(f"retry_delay of a queue must be a number of seconds, not negative: {delay!r:.120}")
+    rate: Any = queue.rate
+    number = isinstance(rate, int | float) and not isinstance(rate, bool)
+    if rate is not None and not (number and RATE_MIN <= rate <= RATE_MAX):
+        raise InvalidTask(f"rate of a queue must be a number of tasks a second, {RATE_MIN:g} to {RATE_MAX:g}: {rate!r:.120}")
+    if rate is None and queue.burst is not None:
+        raise InvalidTask("burst of a queue says how a rate begins, and there is none", hint="Queue(…, rate=10, burst=20)")
     return queue
 
 

@@ -141,7 +141,7 @@ class Scheduler:
             case ev.Opened():
                 self._on_opened(event)
             case ev.QueueSet():
-                self.lines.set_rules(event.queue)
+                self.lines.set_rules(event.queue, event.full_at, now)
             case ev.Scheduled():
                 self._out += self.cron.opened(event.rows)
             case ev.CronAsked():
@@ -169,6 +169,8 @@ class Scheduler:
             waits.append((due - now.wall) / US)
         if (at := self.lines.next_deadline()) is not None:
             waits.append((at - now.wall) / US)
+        if not self.stopping and (at := self.lines.next_token()) is not None:
+            waits.append((at - now.mono) / NS)
         if (at := self.callers.next_due(now)) is not None:
             waits.append((at - now.mono) / NS)
         if self._stuck_at is not None:
@@ -268,6 +270,7 @@ class Scheduler:
                 self.attempts += 1
             else:
                 self._out.append(settle.returned(row, event.pid, now))
+                self.lines.rates.give_back(row.queue)
             self._after_end(row)
 
     def _on_taken_back(self, event: ev.TakenBack, now: Instant) -> None:
@@ -279,6 +282,7 @@ class Scheduler:
                 box.taking_back = max(box.taking_back, n)
                 box.remove(n, self.durations.expected(row.name), now.mono)
                 self._out.append(settle.returned(row, box.pid, now))
+                self.lines.rates.give_back(row.queue)
                 self._after_end(row)
 
     def _on_passed(self, event: ev.Passed, now: Instant) -> None:
@@ -351,6 +355,7 @@ class Scheduler:
             self._out.append(settle.rescued(row, now))
         else:
             self._out.append(settle.returned(row, 0, now))
+            self.lines.rates.give_back(row.queue)
         # Its line is not read yet: the row comes back with the refill, in its place.
         if row.status in TERMINAL:
             self._ended(row)
@@ -483,6 +488,7 @@ class Scheduler:
             self._halt_when_idle(now)
             self._gone.clear()
             self._out += self.cron.advances()
+            self._out += self.lines.rates.spent(now)
             return
         self._fire(now)
         self._lend(now)
@@ -499,6 +505,8 @@ class Scheduler:
         self._due.clear()
         self._gone.clear()
         self._out += self.cron.advances()
+        self._out += self.lines.rates.spent(now)
+        self.lines.watch_tokens(now)
         self.lines.shed()
         self._out += self.lines.refills()
 
@@ -507,9 +515,9 @@ class Scheduler:
         asked, self.callers.asked = self.callers.asked, []
         for event in asked:
             row = self.tasks.get(event.id) or self._gone.get(event.id) or event.row
-            self.lines.measure_room(self.workers.values())
+            self.lines.measure_room(self.workers.values(), now)
             self.room.measure(self.workers.values(), self.lines.may_start)
-            obstacle = "" if row is None else self.lines.obstacle(row) or self.room.obstacle(row)
+            obstacle = "" if row is None else self.lines.obstacle(row, now) or self.room.obstacle(row)
             error = callers.refusal(row, event, obstacle, now, stopping=self.stopping)
             if error is None and row is not None and self._end_if_overdue(row, now):
                 error = callers.refusal(row, event, "", now, stopping=False)
@@ -547,7 +555,7 @@ class Scheduler:
                 self._forget(row)
 
     def _fill(self, now: Instant) -> None:
-        self.lines.measure_room(self.workers.values())
+        self.lines.measure_room(self.workers.values(), now)
         self.room.measure(self.workers.values(), self.lines.may_start)
         if self.room.held is not None:
             self.lines.favour(self.room.held.queue)
@@ -604,7 +612,7 @@ class Scheduler:
         row.started_at = now.wall
         if self.lines.queues:
             row.rules = self.lines.queues.get(row.queue)
-            self.lines.started(row)
+            self.lines.started(row, now)
 
     def _take_back_stuck(self, now: Instant) -> None:
         boxes = self.workers.values()

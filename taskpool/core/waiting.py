@@ -17,6 +17,7 @@ RETRY: Final = "retry"
 PARENTS: Final = "parents"
 PAUSED: Final = "paused"
 QUEUE_LIMIT: Final = "queue limit"
+RATE: Final = "rate"
 WORKER: Final = "worker"
 SERVER: Final = "server"  # only a reader can say so: nobody owns the store
 
@@ -35,10 +36,14 @@ class Place(msgspec.Struct, frozen=True):
     holders: tuple[int, ...] = ()
     ahead: int = 0
     parents: tuple[tuple[int, str, str], ...] = ()
+    free_at: int | None = None  # when (wall µs) its queue's rate lets the next task start
 
 
-def reason(status: str, snoozes: int, queue: Queue | None, running: int) -> str | None:
-    """Return in a word what a task waits for, None if it does not wait. running: tasks of its queue that run."""
+def reason(status: str, snoozes: int, queue: Queue | None, running: int, free_in: int = 0) -> str | None:
+    """Return in a word what a task waits for, None if it does not wait.
+
+    running: tasks of its queue that run; free_in: µs until the queue's rate lets the next one start.
+    """
     if status == RETRYING:
         return RETRY
     if status == PENDING:
@@ -50,6 +55,8 @@ def reason(status: str, snoozes: int, queue: Queue | None, running: int) -> str 
             return PAUSED
         if queue.concurrency is not None and running >= queue.concurrency:
             return QUEUE_LIMIT
+        if queue.rate is not None and free_in > 0:
+            return RATE
     return WORKER
 
 
@@ -104,7 +111,7 @@ def _waiting(task: Task, place: Place, now: int) -> list[Reason]:
     elif task.status.value == PENDING and left > 0:
         code, words = (SNOOZE, "was put off by its handler") if task.snoozes else (TIME, "waits for its time")
         reasons.append(Reason(code, f"{words}: due {_due(left)}"))
-    return reasons + _in_queue(place)
+    return reasons + _in_queue(place, now)
 
 
 def _parents(place: Place) -> Reason:
@@ -114,7 +121,7 @@ def _parents(place: Place) -> Reason:
     return Reason(PARENTS, f"waits for its parents, of which {done}" + (f"; it waits for {named}" if live else ""))
 
 
-def _in_queue(place: Place) -> list[Reason]:
+def _in_queue(place: Place, now: int) -> list[Reason]:
     queue = place.queue
     reasons = []
     if queue.paused:
@@ -123,6 +130,10 @@ def _in_queue(place: Place) -> list[Reason]:
         named = ", ".join(map(str, place.holders)) + (", …" if place.running > len(place.holders) else "")
         words = f"waits for queue {queue.name!r}, of which {place.running} of at most {queue.concurrency} tasks run: {named}"
         reasons.append(Reason(QUEUE_LIMIT, words))
+    if queue.rate is not None and place.free_at is not None and place.free_at > now:
+        pace = f"which starts {queue.rate:g} tasks a second at most"
+        words = f"waits for queue {queue.name!r}, {pace}: the next {_due(place.free_at - now)}"
+        reasons.append(Reason(RATE, words))
     before = f"{place.ahead} or more" if place.ahead >= AHEAD_MAX else place.ahead or "no"
     tasks = "task stands" if place.ahead == 1 else "tasks stand"
     reasons.append(Reason(WORKER, f"waits for a worker; {before} {tasks} before it in queue {queue.name!r}"))

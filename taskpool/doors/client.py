@@ -58,6 +58,8 @@ class QueueSettings(TypedDict, total=False):
     buffer_size: int | None
     max_backlog: int | None
     paused: bool
+    rate: float | None
+    burst: int | None
 
 
 class Client(Executing):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from taskpool.core.events import ScheduleRow, TaskRow
 from taskpool.core.graph import HELD_AT
 from taskpool.core.lifecycle import MOVES
 from taskpool.core.queues import has_rules
+from taskpool.core.rate import free_at
 from taskpool.core.retry import max_attempts
 from taskpool.errors import InvalidTask, NotFound
 from taskpool.model import Attempt, Codec, Explanation, Filter, FlowState, Occurrence, Queue, QueueState, Schedule, Task
@@ -244,6 +246,16 @@ class Reading:
         rules = [msgspec.structs.replace(state.config, paused=state.paused) for state in self._queue_rows().values()]
         return [queue for queue in rules if has_rules(queue)]
 
+    def rates_full_at(self) -> dict[str, int]:
+        """Return when (wall µs) the tokens of each queue's rate are all there again, of those that ever spent any."""
+        return dict(self._read("SELECT name, full_at FROM queue WHERE full_at > 0"))
+
+    def _free_at(self, rules: Iterable[Queue]) -> dict[str, int]:
+        """Return when (wall µs) queues with a rate may start their next task."""
+        rated = [queue for queue in rules if queue.rate is not None]
+        spent = self.rates_full_at() if rated else {}
+        return {queue.name: free_at(queue, spent.get(queue.name, 0)) for queue in rated}
+
     def _queue_rows(self) -> dict[str, QueueState]:
         """Return name → queue for those that have a row, without counts."""
         found = self._read("SELECT name, config, paused FROM queue")
@@ -256,10 +268,13 @@ class Reading:
         """Say of tasks what lies in their queues: why they wait, and how often they are tried."""
         rules = {queue.name: queue for queue in self.queue_rules()}
         running = self._running_by_queue() if rules else {}
+        free, now = self._free_at(rules.values()), time.time_ns() // 1000
         known = []
         for task in tasks:
             queue = rules.get(task.queue)
-            reason = task.wait_reason or waiting.reason(task.status, task.snoozes, queue, running.get(task.queue, 0))
+            reason = task.wait_reason or waiting.reason(
+                task.status, task.snoozes, queue, running.get(task.queue, 0), free.get(task.queue, 0) - now
+            )
             limit = max_attempts(task.options, queue) if queue is not None else task.max_attempts
             changed = reason is not None or limit != task.max_attempts
             known.append(msgspec.structs.replace(task, wait_reason=reason, max_attempts=limit) if changed else task)
@@ -280,7 +295,14 @@ class Reading:
         )
         running = self._running_by_queue().get(task.queue, 0)
         parents = graphs.parents(self._db, task_id) if task.wait_reason == waiting.PARENTS else ()
-        place = waiting.Place(queue, running, tuple(task_id for (task_id,) in holders), ahead[0][0], tuple(parents))
+        place = waiting.Place(
+            queue,
+            running,
+            tuple(task_id for (task_id,) in holders),
+            ahead[0][0],
+            tuple(parents),
+            free_at=self._free_at([queue]).get(queue.name),
+        )
         return waiting.explain(task, place, now_wall)
 
     # ---- schedules --------------------------------------------------------------------------------------------------

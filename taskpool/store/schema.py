@@ -125,7 +125,12 @@ CREATE TABLE flow(
     swept INTEGER NOT NULL
 );
 CREATE INDEX flow_fallen ON flow(id) WHERE fallen IS NOT NULL AND NOT swept;
-CREATE TABLE queue(name TEXT PRIMARY KEY, config BLOB, paused INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE queue(
+    name TEXT PRIMARY KEY,
+    config BLOB,
+    paused INTEGER NOT NULL,
+    full_at INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
 CREATE TABLE checkpoint(task_id INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE TABLE progress(
     task_id INTEGER PRIMARY KEY,

@@ -94,6 +94,7 @@ OCCUR: Final = (
 )
 TAKE: Final = "DELETE FROM inbox WHERE seq = ?"
 ADVANCE: Final = "UPDATE schedule SET next_at = ?, total = ?, err_count = ? WHERE name = ?"
+SPENT: Final = "UPDATE queue SET full_at = ? WHERE name = ?"
 FORGET_OCCURRENCES: Final = "DELETE FROM occurrence WHERE schedule = ?"
 FORGET_SCHEDULE: Final = "DELETE FROM schedule WHERE name = ?"
 

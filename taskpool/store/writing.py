@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, Final
 
-from taskpool.core.commands import Advance, End, Forget, Keep, Occur, Plan, Save, Taken
+from taskpool.core.commands import Advance, End, Forget, Keep, Occur, Plan, Save, Spent, Taken
 from taskpool.core.effects import Key
 from taskpool.errors import InternalError
 from taskpool.model import encode
@@ -86,6 +86,8 @@ class Writer:
                 case Keep(schedule=kept):
                     counts = (kept.paused, kept.next_at, kept.total, kept.err_count)
                     execute(stages.KEEP, (kept.name, kept.spec, kept.tz, *counts, encode(kept)))
+                case Spent(queue=queue, full_at=full_at):
+                    execute(stages.SPENT, (full_at, queue))
                 case Taken(seq=seq):
                     execute(stages.TAKE, (seq,))
                 case Forget(name=name):

@@ -240,7 +240,8 @@ class Supervisor:
         rules = store.queue_rules()
         self._desk.know_queues(rules)
         opened = ev.Opened(store.next_id(), store.queues_waiting())
-        for event in [*map(ev.QueueSet, rules), ev.Scheduled(schedules), *events, opened]:
+        spent = store.rates_full_at()
+        for event in [*(ev.QueueSet(queue, spent.get(queue.name, 0)) for queue in rules), ev.Scheduled(schedules), *events, opened]:
             self._loop.deliver(event)
         self._loop.run_until_stored(OPEN_WAIT_S)
         recovery.forget(pages)

@@ -18,6 +18,7 @@ from taskpool.core.cron import Cron
 from taskpool.core.fleet import Fleet
 from taskpool.core.line import Key, Line
 from taskpool.core.lines import Lines
+from taskpool.core.rate import Rates
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, Queue, TaskError
 from taskpool.supervisor.inbox import Inbox
@@ -701,3 +702,30 @@ def a_caller_takes_what_is_not_due(patch: pytest.MonkeyPatch) -> None:
 @fault
 def a_caller_passes_the_limits_of_queues(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Lines, "obstacle", lambda self, row: "")
+
+
+# ---- rates of queues ----------------------------------------------------------------------------------------------------
+
+
+@fault
+def a_start_takes_no_token(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Rates, "take", lambda self, name, mono: None)
+
+
+@fault
+def tokens_are_not_stored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Rates, "spent", lambda self, now: [])
+
+
+@fault
+def nobody_thinks_of_the_next_token(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Lines, "watch_tokens", lambda self, now: None)
+
+
+@fault
+def what_never_began_gives_two_tokens_back(patch: pytest.MonkeyPatch) -> None:
+    def give_back(original: Any, self: Rates, name: str) -> None:
+        original(self, name)
+        original(self, name)
+
+    _wrap(patch, Rates, "give_back", give_back)

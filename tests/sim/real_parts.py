@@ -184,6 +184,11 @@ class RealStore(ModelStore):
         obey(theirs == super().queue_rules(), f"the store has the rules {theirs}")
         return theirs
 
+    def rates_full_at(self) -> dict[str, int]:
+        theirs, mine = self.real.rates_full_at(), super().rates_full_at()
+        obey(theirs == mine, f"the store says of rates {theirs}, not {mine}")
+        return theirs
+
     def _compare_replies(self) -> None:
         """What is new in the mailbox is what ended; it stays there until it is acknowledged, which nobody does here."""
         new = self.real.replies("box", self._replied[-1] if self._replied else 0, 100_000)

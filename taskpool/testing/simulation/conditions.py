@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import msgspec
 
@@ -91,4 +92,10 @@ def _rules(random: Random, name: str) -> Queue:
         retry_delay=random.choice((None, 0.0, 3.0)),
         buffer_size=random.choice((None, 1, 3)),
         paused=random.random() < 0.1,
+        **_rate(random),
     )
+
+
+def _rate(random: Random) -> dict[str, Any]:
+    rate = random.choice((None, None, 0.5, 30.0))
+    return {} if rate is None else {"rate": rate, "burst": random.choice((None, 1, 2))}

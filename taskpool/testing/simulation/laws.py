@@ -34,6 +34,7 @@ from taskpool.testing.simulation.fates import CRASH, GONE, LOST, REPORTED, Fate,
 from taskpool.testing.simulation.graphs import Stored
 from taskpool.testing.simulation.model_engine import ALIVE, ModelEngine, ModelJob
 from taskpool.testing.simulation.model_store import ModelStore, place
+from taskpool.testing.simulation.paces import Paces
 from taskpool.wire import messages as wire
 
 CHARGED = ("succeeded", "failed", "retrying")  # outcomes that count against max_attempts
@@ -84,6 +85,7 @@ class Laws:
         self.served: list[str] = []  # queues of the starts of this turn, in order, also of those that the store refused
         self.schedules: dict[str, Schedule] = {}  # as they were added
         self.meddled: set[str] = set()  # of these, what was paused: not all of their times happen
+        self.paces = Paces()
         self._queued: dict[str, set[int]] = {}  # by queue, what was queued in memory after the last turn
         self._passed: dict[str, set[str]] = {}  # by queue that waits, the queues that were served since it was
         self._lacked = False  # somebody who found no room waited after the last turn
@@ -103,6 +105,7 @@ class Laws:
         obey(not self.stopping, f"{who} was started while the pool stops")
         obey(not self.store.is_closed(row.queue), f"{who} was started though queue {row.queue} is paused or at its limit")
         self._waits_not(row)
+        self.paces.start(self.store.queues.get(row.queue), row.id, save)
         obey(save.attempt == row.attempt + 1, f"{who} goes from attempt {row.attempt} to {save.attempt}")
         obey(row.cancel_requested_at is None, f"{who} was started after a cancel")
         for at in (options.deadline_at, None if self._has_begun(row) else options.expires_at):
@@ -152,6 +155,8 @@ class Laws:
         """The end of an attempt: it says what happened, charges what counts, and goes on by policy."""
         closed, outcome = save.closed, save.closed.outcome
         fate = self.fates.of(row.id, closed.attempt)
+        if outcome == "returned":
+            self.paces.returned(row.queue, row.id, closed.attempt)
         who = f"attempt {closed.attempt} of task {row.id}"
         allowed = _outcomes(fate, row)
         if outcome == "succeeded" and fate.report is not None and fate.report.effects:
@@ -240,6 +245,7 @@ class Laws:
                 self._cancel_is_on_its_way(scheduler, engine, row)
         ghosts = Counter(row.queue for row in scheduler.tasks.values() if row.id in refused and row.status == RUNNING)
         closed = {row.queue for row in scheduler.tasks.values() if self.store.is_closed(row.queue, ghosts[row.queue])}
+        closed |= self.paces.closed(scheduler, closed, now)
         lacking = self._without_room(scheduler, closed)
         closed |= lacking
         if lacking or self._lacked:  # who waited for room goes first when there is some

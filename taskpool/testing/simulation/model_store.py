@@ -60,6 +60,7 @@ class ModelStore:
         self._last_arrival = self._guests = 0
         self.effects: Counter[EffectKey] = Counter()  # how often those of an attempt were applied
         self.queues: dict[str, Queue] = {}  # rules, `paused` as it is now
+        self.full_at: dict[str, int] = {}  # by queue: when the tokens of its rate are all there again
         self.moves: list[tuple[int, str, str, int]] = []  # of the last turn: task, from (""), to, number of its last attempt
         self.graphs = Graphs(self.tasks)
         self.replies: list[tuple[str, int, str, int]] = []  # mailbox, task, status, attempt: one for each end that has a mailbox
@@ -79,6 +80,10 @@ class ModelStore:
     def queues_waiting(self) -> list[str]:
         """Return the queues of queued tasks."""
         return sorted({stored.row.queue for stored in self.tasks.values() if stored.row.status == QUEUED})
+
+    def rates_full_at(self) -> dict[str, int]:
+        """Return what is stored of the rates of queues."""
+        return dict(self.full_at)
 
     def register_queue(self, queue: Queue) -> Queue:
         """Store a queue's rules."""
@@ -221,6 +226,8 @@ class ModelStore:
         match plan:
             case cmd.Keep(schedule=schedule):
                 self.schedules[schedule.name] = schedule
+            case cmd.Spent(queue=name, full_at=at):
+                self.full_at[name] = at
             case cmd.Taken(seq=seq):
                 del self.inbox[seq]
             case cmd.Forget(name=name):

@@ -89,6 +89,7 @@ class World:
         self._clock = ManualClock()
         self._fates = Fates()
         self._laws = Laws(self._fates)
+        self._laws.paces.steady = not self._conditions.jump
         self._store = self._laws.store = store(self._laws)
         for queue in self._conditions.rules:
             self._store.register_queue(queue)
@@ -205,7 +206,8 @@ class World:
             # Without a page nobody knows how far it came: what was sent counts as begun.
             recovered.append(ev.Recovered(row, key in begun or row.worker not in self._pages, reports.get(key)))
         opened = ev.Opened(self._store.next_id(), self._store.queues_waiting())
-        rules = [ev.QueueSet(queue) for queue in self._store.queue_rules()]
+        spent = self._store.rates_full_at()
+        rules = [ev.QueueSet(queue, spent.get(queue.name, 0)) for queue in self._store.queue_rules()]
         self._shell.turn([*rules, ev.Scheduled(self._store.schedule_rows()), *recovered, opened])
         while self._shell.is_stuck:
             self._shell.let_time_pass()
