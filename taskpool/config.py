@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,7 @@ import msgspec
 
 from taskpool.errors import InvalidSettings
 from taskpool.memory import size_of
+from taskpool.retention import Retention, retention_of
 
 if TYPE_CHECKING:
     from pathlib import Path  # imported where one is made: it costs a third of a pool's imports
@@ -38,7 +39,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ("process"); on_owner_death: what becomes of running tasks when the script dies ("stop" puts them back, "drain" lets them
     end for owner_grace_s); cancel_grace_s: from the request to the kill; drain_grace_s: how long a served pool waits at SIGTERM;
     workers_max: to so many it grows under load; worker_idle_s: until those that are not needed leave;
-    memory_limit: bytes that a task may use which says nothing of its own (None: all there are).
+    memory_limit: bytes that a task may use which says nothing of its own (None: all there are); retention: how long ended tasks
+    are kept.
     """
 
     store: str
@@ -52,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     workers_max: int = 0
     worker_idle_s: float = 10.0
     memory_limit: int | None = None
+    retention: Retention = Retention()
 
 
 def settings(
@@ -67,6 +70,7 @@ def settings(
     max_workers: int | None = None,
     worker_idle: float | timedelta = 10.0,
     memory_limit: int | str | None = None,
+    retention: float | timedelta | str | Mapping[str, float | timedelta | str] | Retention | None = None,
 ) -> Settings:
     """Return checked Settings for a store's file (a path). Graces in seconds. Raises InvalidSettings, which names the value.
 
@@ -88,6 +92,7 @@ def settings(
         cancel_grace_s=seconds("cancel_grace", cancel_grace),
         drain_grace_s=seconds("drain_grace", drain_grace),
         memory_limit=None if memory_limit is None else _size("memory_limit", memory_limit),
+        retention=retention_of(retention),
     )
 
 

@@ -25,6 +25,7 @@ POINTS = (
     "result.read",  # supervisor: records were read, not committed
     "reply.before",  # supervisor: committed, the clients are not told
     "checkpoint.inside",  # store: during a WAL checkpoint at stop
+    "prune.inside",  # store: rows of ended tasks are deleted, the transaction is open
     "migrate.inside",  # store: inside a migration's transaction
 )
 

@@ -146,6 +146,7 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     cpus: Seconds | None = None  # processors it keeps busy; None: one
     memory: Whole | None = None  # bytes it may use, together with all processes that it starts
     recurrence: str = ""  # the schedule that made the task
+    retention_s: float | None = None  # how long it is kept after its end; None: as its pool says
 
     @property
     def has_worker_to_itself(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from taskpool.model import Controller, Filter, Queue, QueueState, Running, Task
 from taskpool.records import Record, State
+from taskpool.retention import ENDED
 
 
 @runtime_checkable
@@ -102,6 +103,14 @@ class Store(Protocol):
 
     def count(self, state: State, /) -> int:
         """Return how many records are in a state."""
+        ...
+
+    def prune(self, older: float, statuses: Sequence[str] = ENDED, /) -> int:
+        """Delete records that ended so, longer than `older` seconds ago; return how many.
+
+        statuses: of succeeded, cancelled, failed, interrupted; InvalidTask for another. What others still need stays, and no id is
+        given twice.
+        """
         ...
 
     def mark_interrupted(self) -> int:

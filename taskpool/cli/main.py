@@ -40,6 +40,7 @@ VERBS = {
     "resume": "Let paused queues go on.",
     "cron": "List schedules; run, pause, resume them.",
     "flow": "List graphs of tasks, or show the steps of one.",
+    "prune": "Delete what has ended and is not needed any more.",
     "help": "Say all about a verb.",
 }
 

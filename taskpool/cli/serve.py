@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +17,7 @@ from taskpool.cli.output import to_json
 from taskpool.cli.quantity import duration, rfc3339
 from taskpool.cli.session import Session
 from taskpool.cli.verb import verb
+from taskpool.retention import FOREVER, Retention, retention_of
 
 if TYPE_CHECKING:
     from taskpool.wire.messages import Prepared
@@ -50,6 +52,12 @@ JOURNAL_LEVELS = {"info": 6, "warning": 4, "error": 3}
 )
 @click.option("--memory-limit", metavar="SIZE", help="Kill tasks that use more, if they say nothing of their own: 512M, 2G.")
 @click.option(
+    "--retention",
+    multiple=True,
+    metavar="[STATUS=]DURATION",
+    help="How long ended tasks are kept: 12h, failed=90d, interrupted=forever (default: 7d, failed 30d, interrupted forever).",
+)
+@click.option(
     "--log-format", type=click.Choice(["text", "json", "journal"]), help="Of the log lines (default: text; journal under systemd)."
 )
 @click.pass_obj
@@ -62,6 +70,7 @@ def command(
     cancel_grace: float,
     durability: str,
     memory_limit: str | None,
+    retention: tuple[str, ...],
     log_format: str | None,
 ) -> int:
     """Own a store and run its tasks until SIGTERM or SIGINT: then stop taking work, wait --drain-grace, put back what still runs.
@@ -84,6 +93,7 @@ def command(
         cancel_grace=cancel_grace,
         drain_grace=drain_grace,
         memory_limit=memory_limit,
+        retention=parse_retention(retention),
     )
     log = Log("json" if session.json else log_format or ("journal" if "JOURNAL_STREAM" in os.environ else "text"))
     supervisor = Supervisor(chosen, Prepare(main=describe_main(), preload=preload), log=log.info)
@@ -91,6 +101,16 @@ def command(
     code = supervisor.serve_all()
     notify("STOPPING=1")
     return Exit.OK if code == 0 else Exit.FAILED
+
+
+def parse_retention(words: Sequence[str]) -> Retention | None:
+    """Return what `--retention` says: a duration for all but the interrupted, then those of single statuses; None: nothing."""
+    kept: dict[str, float | str] = {}
+    for word in sorted(words, key=lambda word: "=" in word):
+        status, named, text = word.rpartition("=")
+        seconds = text if text == FOREVER else duration(text)
+        kept |= {status: seconds} if named else dict.fromkeys(("succeeded", "cancelled", "failed"), seconds)
+    return retention_of(kept) if kept else None
 
 
 def enter_app(app: str) -> str:

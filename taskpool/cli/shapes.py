@@ -214,6 +214,14 @@ class BulkDoc(msgspec.Struct):
     schema: str = "taskpool.bulk/1"
 
 
+class PruneDoc(msgspec.Struct):
+    """How many ended tasks were deleted, by status. dry_run: none was, so many would be."""
+
+    pruned: dict[str, int]
+    dry_run: bool = False
+    schema: str = "taskpool.prune/1"
+
+
 class QueueDoc(msgspec.Struct):
     """One queue; registered: its limits were said, else there are none. counts: tasks by status."""
 

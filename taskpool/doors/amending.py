@@ -22,6 +22,7 @@ _FIELDS = {
     "timeout": "timeout_s",
     "soft_timeout": "soft_timeout_s",
     "heartbeat_timeout": "heartbeat_timeout_s",
+    "retention": "retention_s",
     "deadline": "deadline_at",
     "expires": "expires_at",
 }

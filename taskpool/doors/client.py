@@ -20,6 +20,7 @@ from taskpool.config import socket_path, store_path
 from taskpool.doors.amending import TaskId
 from taskpool.doors.executing import Executing
 from taskpool.doors.options import NOTHING_SAID
+from taskpool.doors.retaining import Retaining
 from taskpool.doors.selection import FilterFields, Wanted, filter_of, meant
 from taskpool.doors.submitter import Submitter
 from taskpool.errors import NoServer, NotFound, PoolStopped
@@ -62,7 +63,7 @@ class QueueSettings(TypedDict, total=False):
     burst: int | None
 
 
-class Client(Executing):
+class Client(Executing, Retaining):
     """A connection to a supervisor. Leaving it ends the connection, not the tasks: they go on without it."""
 
     def __init__(self, link: Link) -> None:

@@ -16,9 +16,10 @@ from typing import Any, TypedDict
 from taskpool.clock import US
 from taskpool.core.queues import check_name
 from taskpool.core.retry import RETRIED_IF_SAID
-from taskpool.errors import InvalidTask
+from taskpool.errors import InvalidSettings, InvalidTask
 from taskpool.memory import size_of
 from taskpool.model import OnInterrupt, Options, RetryPolicy, encode
+from taskpool.retention import period
 from taskpool.wire.messages import HandlerOptions
 
 PRIORITY_MAX = 2**31 - 1  # of any whole number
@@ -44,7 +45,8 @@ class TaskOptions(TypedDict, total=False):
     it starts when the machine has room for it, and is killed when it uses more memory than that;
     tags, headers, trace_ctx: for search and tracing; label: its arguments in short, for people; owner_type and owner_id: whose it
     is; source: what handed it in; reference_id: what it belongs to elsewhere; parent_id: the task that made it; reply_to: the
-    mailbox that gets its response; after: futures or ids of tasks that must succeed before it may start.
+    mailbox that gets its response; after: futures or ids of tasks that must succeed before it may start; retention: seconds for
+    which it is kept after its end, or "forever" (None: as the pool says).
     """
 
     queue: str
@@ -77,6 +79,7 @@ class TaskOptions(TypedDict, total=False):
     parent_id: int | None
     reply_to: str
     after: Any
+    retention: Duration | str | None
 
 
 class Said:
@@ -182,12 +185,13 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Said:
 
 def _options_of(values: Mapping[str, Any]) -> Options:
     fields: dict[str, Any] = {name: values[name] for name in _PLAIN_FIELDS if name in values}
-    fields |= {f"{name}_s": values[name] for name in ("timeout", "soft_timeout", "heartbeat_timeout") if name in values}
+    fields |= {f"{name}_s": values[name] for name in _DURATIONS if name in values}
     if fields.get("at_most_once"):
         fields["on_interrupt"] = "hold"
     return Options(**fields)
 
 
+_DURATIONS = ("timeout", "soft_timeout", "heartbeat_timeout", "retention")
 _PLAIN_FIELDS = (
     "max_attempts", "retry", "retry_on", "no_retry_on", "on_interrupt", "at_most_once", "crash_limit", "max_interruptions",
     "tags", "headers", "trace_ctx", "label", "owner_type", "owner_id", "source", "reference_id", "parent_id", "reply_to",
@@ -417,6 +421,13 @@ def _memory(name: str, value: Any) -> int | None:
         raise InvalidTask(f"{name}: {error}") from None
 
 
+def _retention(name: str, value: Any) -> float | None:
+    try:
+        return None if value is None else period(name, value)
+    except InvalidSettings as error:
+        raise InvalidTask(error.message) from None
+
+
 def _parents(name: str, value: Any) -> tuple[Any, ...]:
     parents = (value,) if hasattr(value, "_is_reference") else _several(name, value, int)
     for parent in parents:
@@ -456,6 +467,7 @@ _CHECKS: dict[str, Any] = {
     "reference_id": _word,
     "parent_id": _task_id,
     "reply_to": _word,
+    "retention": _retention,
 }
 
 NOTHING_SAID = Said({})

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -53,7 +53,8 @@ class Pool(Client):
     private one); on_owner_death: what becomes of running tasks when this script dies, "stop" (back to waiting) or "drain" (they may
     end, for owner_grace seconds); cancel_grace: seconds from a cancel to the kill; preload: modules to import once, before workers
     are forked; max_workers: to so many processes it grows while work waits (None: not at all); worker_idle: seconds for which those
-    beyond `workers` are not needed before they leave.
+    beyond `workers` are not needed before they leave; retention: how long ended tasks are kept (default: succeeded and cancelled
+    7 days, failed 30, interrupted for ever), seconds for all but the interrupted, "forever", or a mapping from status to either.
 
     Leaving the block waits for the futures this object handed out, and raises PoolStopped if the supervisor dies meanwhile. Leaving
     it by an exception or Ctrl-C stops: Cancelled is raised in what runs, after cancel_grace (or at another Ctrl-C) it is killed; it
@@ -74,6 +75,7 @@ class Pool(Client):
         max_workers: int | None = None,
         worker_idle: float | timedelta = 10.0,
         memory_limit: int | str | None = None,
+        retention: float | timedelta | str | Mapping[str, float | timedelta | str] | None = None,
     ) -> None:
         _require_linux()
         _require_guard()
@@ -88,6 +90,7 @@ class Pool(Client):
             "max_workers": max_workers,
             "worker_idle": worker_idle,
             "memory_limit": memory_limit,
+            "retention": retention,
         }
         # All is checked before anything is started; the place of a private store is made after.
         self.settings: Settings = config.settings("/" if store is None else config.store_path(store), **said)

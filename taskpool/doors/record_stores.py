@@ -15,6 +15,8 @@ from taskpool.core.lifecycle import MOVES, PENDING, QUEUED, RETRYING, WAITING
 from taskpool.errors import AlreadyExists, IllegalTransition, InvalidTask, StaleVersion
 from taskpool.model import Filter, Status, Task, TaskError
 from taskpool.records import Record, State, options_of, record_of, spec_of, uid_of
+from taskpool.retention import ENDED
+from taskpool.store.pruning import Walk, by_hand
 from taskpool.store.store import Store as OwnedStore
 
 if TYPE_CHECKING:
@@ -102,6 +104,13 @@ class RecordStore:
         rows, now = self._store.running(), _now()
         self._store.commit([settle.rescued(row, now) for row in rows])
         return len(rows)
+
+    def prune(self, older: float, statuses: Sequence[str] = ENDED, /) -> int:
+        """Delete records that ended so, longer than so many seconds ago; return how many. InvalidTask, InvalidSettings."""
+        walk = Walk(by_hand(older, statuses, _now().wall))
+        while not walk.done:
+            self._store.prune(walk)
+        return walk.gone.total()
 
     def list(self, wanted: Filter | None = None, /, *, limit: int = 100, offset: int = 0) -> Sequence[Record]:
         """Return records that match, newest first."""
@@ -200,6 +209,10 @@ class PoolStore:
     def mark_interrupted(self) -> int:
         """Return 0: the supervisor did it when it began."""
         return 0
+
+    def prune(self, older: float, statuses: Sequence[str] = ENDED, /) -> int:
+        """Delete records that ended so, longer than so many seconds ago; return how many. InvalidTask, InvalidSettings."""
+        return sum(self._pool.prune(older, statuses=statuses).values())
 
     def list(self, wanted: Filter | None = None, /, *, limit: int = 100, offset: int = 0) -> Sequence[Record]:
         """Return records that match, newest first."""

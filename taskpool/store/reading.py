@@ -27,6 +27,7 @@ from taskpool.store import graphs, records
 from taskpool.store.conditions import in_our_words, in_words
 from taskpool.store.connection import connect_reader, pragmas
 from taskpool.store.places import Places
+from taskpool.store.pruning import Rule, Walk
 from taskpool.wire.messages import Input, Outcome, Replied
 
 INDEXES: Final = {  # the partial index that holds all tasks of a status
@@ -155,6 +156,18 @@ class Reading:
         for queue, status, n in self._read("SELECT queue, status, COUNT(*) FROM task GROUP BY queue, status"):
             found.setdefault(queue, {})[status] = n
         return found
+
+    def pruned(self) -> dict[str, int]:
+        """Return how many tasks were pruned since the store began, by how they had ended."""
+        return dict(self._read("SELECT status, SUM(n) FROM pruned GROUP BY status ORDER BY status"))
+
+    def prunable(self, rule: Rule) -> dict[str, int]:
+        """Return how many tasks can be pruned by a rule, by status: a walk through all that has ended, in short looks."""
+        walk = Walk(rule, dry=True)
+        while not walk.done:
+            with in_words(self.path):
+                walk.find(self._db)
+        return dict(walk.gone)
 
     def meta(self) -> dict[str, Any]:
         """Return what the store says of itself: mark, epoch, turn, clean (0 while an owner has it open), boot_id and so on."""
@@ -371,14 +384,8 @@ class Reading:
 
     def next_id(self) -> int:
         """Return the first id that no task has had."""
-        return (
-            int(
-                self._read("SELECT MAX(COALESCE((SELECT MAX(id) FROM task), 0), COALESCE((SELECT MAX(task_id) FROM attempt), 0))")[
-                    0
-                ][0]
-            )
-            + 1
-        )
+        stored = "(SELECT COALESCE(MAX(id), 0) FROM task), (SELECT COALESCE(MAX(task_id), 0) FROM attempt)"
+        return int(self._read(f"SELECT MAX({stored}, pruned_id) FROM meta")[0][0]) + 1
 
     def queues_waiting(self) -> list[str]:
         """Return the queues that have tasks in status queued: by the rows themselves, a look into the index per queue."""

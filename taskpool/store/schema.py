@@ -17,7 +17,10 @@ every UPDATE of ours asserts the status and version that it moves from.
     reply       one row per response that nobody has acknowledged; its numbers are never given twice
     schedule    one row per cron schedule   occurrence  one row per planned time of one, also of the skipped
     inbox       one row per task that a guest's transaction stored and that was not moved to task yet
-    meta        one row: mark, epoch, turns committed, whether the last owner closed the file, its boot and durability
+    retain      how long a task wants to be kept that says so itself
+    pruned      how many tasks were pruned, by (queue, name, status)
+    meta        one row: mark, epoch, turns committed, whether the last owner closed the file, its boot and durability, and the
+                highest id that was pruned: ids are never given twice
 """
 
 from __future__ import annotations
@@ -160,6 +163,14 @@ CREATE TABLE occurrence(
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX occurrence_task ON occurrence(task_id) WHERE task_id IS NOT NULL;
 CREATE INDEX occurrence_queued ON occurrence(schedule) WHERE outcome = 'queued';
+CREATE TABLE retain(task_id INTEGER PRIMARY KEY, seconds REAL NOT NULL);
+CREATE TABLE pruned(
+    queue TEXT NOT NULL,
+    name TEXT NOT NULL,
+    status TEXT NOT NULL,
+    n INTEGER NOT NULL,
+    PRIMARY KEY(queue, name, status)
+) WITHOUT ROWID;
 CREATE TABLE inbox(seq INTEGER PRIMARY KEY AUTOINCREMENT, uid BLOB NOT NULL UNIQUE, spec BLOB NOT NULL);
 CREATE TABLE meta(
     id INTEGER PRIMARY KEY CHECK(id = 1),
@@ -169,7 +180,8 @@ CREATE TABLE meta(
     clean INTEGER NOT NULL,
     boot_id TEXT NOT NULL,
     durability TEXT NOT NULL,
-    opened_at INTEGER NOT NULL
+    opened_at INTEGER NOT NULL,
+    pruned_id INTEGER NOT NULL
 );
 """
 
@@ -182,7 +194,7 @@ def create(connection: sqlite3.Connection, mark: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
     for statement in filter(str.strip, _TABLES.split(";")):
         connection.execute(statement)
-    connection.execute("INSERT INTO meta VALUES(1, ?, 0, 0, 1, '', '', 0)", (mark,))
+    connection.execute("INSERT INTO meta VALUES(1, ?, 0, 0, 1, '', '', 0, 0)", (mark,))
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")

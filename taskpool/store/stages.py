@@ -16,7 +16,7 @@ import msgspec
 from taskpool.core.commands import Checkpoint, End, Extras, Insert, Move, Save, Start
 from taskpool.core.lifecycle import MOVES, RUNNING, SUCCEEDED, TERMINAL, check
 from taskpool.model import TaskError
-from taskpool.store.records import Detail
+from taskpool.store.records import Detail, options
 
 PAYLOAD_INLINE_MAX: Final = 1024  # bytes; a longer payload would be rewritten with its row at each start and end
 
@@ -81,6 +81,9 @@ REPLY: Final = (  # after the statement that ends the task, of which it is a cop
     "INSERT INTO reply(mailbox, task_id, name, status, attempts, codec, completed_at, error, result) "
     "SELECT ?, id, name, status, attempt, COALESCE(result_codec, 1), finished_at, error, result FROM task WHERE id = ?"
 )
+RETAIN: Final = "INSERT INTO retain(task_id, seconds) VALUES(?, ?) ON CONFLICT(task_id) DO UPDATE SET seconds = excluded.seconds"
+RETAIN_AS_ALL: Final = "DELETE FROM retain WHERE task_id = ?"
+_RETENTION: Final = b"retention_s"  # found in packed options that say it, and seldom in others
 # Schedules. An occurrence that was queued becomes one that fired, or none; any other must be the first of its planned time.
 KEEP: Final = (
     "INSERT INTO schedule(name, spec, tz, paused, next_at, total, err_count, definition) VALUES(?, ?, ?, ?, ?, ?, ?, ?) "
@@ -101,7 +104,7 @@ FORGET_SCHEDULE: Final = "DELETE FROM schedule WHERE name = ?"
 # Asserted by the MOVE before it.
 AMEND: Final = "UPDATE task SET rank = COALESCE(?, rank), options = COALESCE(?, options) WHERE id = ?"
 INSERTS: Final = (INSERT_WAITING, INSERT_RUNNING, INSERT_MOVED, PAYLOAD, ATTEMPT)
-OTHERS: Final = (CHECKPOINT, MARK, AMEND, PROGRESS, FORGET, REPLY)
+OTHERS: Final = (CHECKPOINT, MARK, AMEND, PROGRESS, FORGET, REPLY, RETAIN, RETAIN_AS_ALL)
 
 
 @cache
@@ -337,6 +340,8 @@ class Grouping:
                 stage.attempts[task_id] = save.attempt
         if save.rank is not None or save.options is not None:
             stage.add(AMEND, (save.rank, save.options, task_id))
+            if save.options is not None and not _retain(stage, task_id, save.options):
+                stage.add(RETAIN_AS_ALL, (task_id,))
         if save.reply_to:
             stage.add(REPLY, (save.reply_to, task_id))
 
@@ -354,6 +359,8 @@ def _columns(stage: Stage, save: Insert, status: str | None) -> tuple[Any, ...]:
     stage.queues[save.id] = spec.queue
     if save.place is not None:
         stage.places.append(save)
+    if spec.options:
+        _retain(stage, save.id, spec.options)
     payload: bytes | None = spec.payload
     if len(spec.payload) > PAYLOAD_INLINE_MAX:
         stage.add(PAYLOAD, (save.id, spec.payload))
@@ -388,6 +395,14 @@ def _columns(stage: Stage, save: Insert, status: str | None) -> tuple[Any, ...]:
         spec.options,
         payload,
     )
+
+
+def _retain(stage: Stage, task_id: int, packed: bytes) -> bool:
+    """Note how long a task wants to be kept, if its options say so; return whether they do."""
+    seconds = options(packed).retention_s if _RETENTION in packed else None
+    if seconds is not None:
+        stage.add(RETAIN, (task_id, seconds))
+    return seconds is not None
 
 
 def _packed(value: Extras | TaskError | None) -> bytes | None:

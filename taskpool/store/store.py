@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 
@@ -22,7 +23,7 @@ from taskpool.core.effects import NONE, Key
 from taskpool.core.events import DueStep
 from taskpool.errors import BatchConflict, InvalidTask, QueueNotRegistered, TaskpoolError
 from taskpool.model import Progress, Queue, TaskError, encode
-from taskpool.store import connection, eventlog, schema, stages
+from taskpool.store import connection, eventlog, pruning, schema, stages
 from taskpool.store.check import Check
 from taskpool.store.conditions import EffectChanged, Refused, StaleEpoch, StoreBusy, StoreFull, StoreIOError, in_our_words, in_words
 from taskpool.store.effects import Effects
@@ -364,14 +365,35 @@ class Store(Reading, InboxReading):
             return True
         rows = [(task_id, at.done, at.total, at.text, at.at) for task_id, at in progress]
         try:
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            with self._transaction(count=False):
+            with self._unhurried():
                 self._db.executemany(stages.PROGRESS, rows)
         except (StoreBusy, StoreFull):
             return False
-        finally:
-            self._db.execute(f"PRAGMA synchronous = {connection.DURABILITIES[self.durability]}")
         return True
+
+    # ---- retention --------------------------------------------------------------------------------------------------
+
+    def prune(self, walk: pruning.Walk, rows: int = pruning.ROWS) -> list[int]:
+        """Take one step of a walk through the ended tasks, delete what it finds, at most so many, and return which.
+
+        All that belongs to a task goes in one transaction. The caller sees to it that no event of a turn to come speaks of ended
+        tasks by their rows. Raises StoreBusy, StoreFull (nothing changed: `walk.repeat` before the next try), and as `commit`.
+        """
+        with in_words(self.path):
+            ids = walk.find(self._db, rows)
+        if walk.is_dry:
+            return ids
+        gone: Counter[str] = Counter()
+        if ids or walk.schedules:
+            with self._unhurried():
+                if ids:
+                    n, gone = pruning.remove(self._db, ids)
+                    self._writer.rows += n
+                if walk.horizon is not None:
+                    self._writer.rows += pruning.remove_occurrences(self._db, walk.schedules, walk.horizon)
+                faults.point("prune.inside")
+        walk.gone += gone
+        return ids
 
     # ---- the write-ahead log ----------------------------------------------------------------------------------------
 
@@ -452,6 +474,16 @@ class Store(Reading, InboxReading):
             self._turn += 1
             if self._ledger is not None:
                 self._ledger.write(self._turn)
+
+    @contextmanager
+    def _unhurried(self) -> Iterator[None]:
+        """One transaction that is no turn and is not worth a disk write of its own: a loss of power may take it, as a whole."""
+        try:
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            with self._transaction(count=False):
+                yield
+        finally:
+            self._db.execute(f"PRAGMA synchronous = {connection.DURABILITIES[self.durability]}")
 
     @contextmanager
     def _errors(self, *, keep: bool = False) -> Iterator[None]:

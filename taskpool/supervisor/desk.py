@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import assert_never
 
 import msgspec
@@ -80,6 +80,7 @@ class Desk:
         self.on_hello: Callable[[Connection], None] = lambda connection: None
         self.on_stop: Callable[[float | None], None] = lambda grace_s: self.events.append(ev.StopAsked(grace_s))
         self.on_find: Callable[[], None] = lambda: None  # somebody asks for what may lie in the inbox
+        self.on_prune: Callable[[int, wire.Prune], None] = lambda client, request: None
         self.finds_more: Callable[[], bool] = lambda: False  # whether the next turn looks into it too
         self.printed: Callable[[int], str] = lambda task_id: ""  # what a task that runs has printed
         self.refusal: Refused | None = None  # set: no new work, and why
@@ -153,6 +154,8 @@ class Desk:
                 case wire.Execute() | wire.Executed() | wire.Speak():
                     if client in self.server.connections:  # else it left while this was held
                         self.events += self.lending.on_request(connection, request, self._readings)
+                case wire.Prune():
+                    self.on_prune(client, request)
                 case wire.GetReplies() | wire.Ready():
                     self._readings.append((client, request))
                 case wire.GetHandlers(seq=seq, name=name):
@@ -456,6 +459,10 @@ class Desk:
         else:
             answer = Reply(command.seq, ids=command.ids)
         self.server.send(command.client, answer)
+
+    def tell_pruned(self, client: int, seq: int, gone: Mapping[str, int]) -> None:
+        """Tell a client what was pruned, by status."""
+        self.server.send(client, Reply(seq, pruned=dict(gone)))
 
     def cancel_live(self, command: CancelLive) -> ev.CancelAsked:
         """Return the event that cancels what a schedule made before, with the rows that memory lacks."""

@@ -11,6 +11,7 @@ who just read. What the pool's end would have to store then stays in the pages, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import assert_never
 
@@ -30,6 +31,7 @@ from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk
 from taskpool.supervisor.inbox import Inbox
 from taskpool.supervisor.linger import Linger
+from taskpool.supervisor.pruning import Pruning
 from taskpool.supervisor.server import STARVED_S, Server
 from taskpool.wire.messages import Job, News, Reply, Told
 from taskpool.wire.poller import Poller
@@ -46,6 +48,7 @@ SAVE_PROGRESS_S = 1.0  # between savings of progress while something runs …
 QUIET_PROGRESS_S = 2.5  # … and says nothing: a look costs a wake-up, 0.2 ms
 
 _DISPATCH = ev.Dispatch()
+_WITH_ROWS = (ev.RetryAsked, ev.CancelAsked, ev.UpdateAsked, ev.Submitted)  # events that may speak of ended tasks as stored
 
 
 class Turn:
@@ -105,8 +108,16 @@ class Loop:
         log: Callable[[str], None],
         memory_limit: int | None = None,
         inbox: Inbox | None = None,
+        pruning: Pruning | None = None,
     ) -> None:
-        """memory_limit: bytes that a task may use which says nothing of its own; inbox None: one that nobody tells of the log."""
+        """memory_limit: bytes that a task may use which says nothing of its own; inbox None: one that nobody tells of the log.
+
+        pruning None: nothing is.
+        """
+        self._pruning = pruning
+        if pruning is not None:
+            desk.on_prune = pruning.ask
+            pruning.answer = desk.tell_pruned
         self._memory_limit = memory_limit
         self._store = store
         self._engine = engine
@@ -184,6 +195,14 @@ class Loop:
             self._inbox.settle()
         else:
             self._alone = False
+        self._prune(idle=self._alone or not (turn.saves or turn.plans))
+
+    def _prune(self, *, idle: bool) -> None:
+        """Take a slice of ended tasks, if it is time, and nothing that waits for the next turn may hold their rows."""
+        if self._pruning is None or self._scheduler.stopping:
+            return
+        if not any(type(event) in _WITH_ROWS for event in (*self._desk.events, *self._events)):
+            self._pruning.work(self._clock.now(), lambda: self._clock.now().mono, idle=idle)
 
     def _finds_more(self) -> bool:
         return self._inbox.due and not self._scheduler.stopping
@@ -200,6 +219,8 @@ class Loop:
             timer = min(BUSY_RETRY_NS_MAX / NS, BUSY_RETRY_NS_MAX / NS if timer is None else timer)
         if self._server.starved:
             timer = min(timer, STARVED_S) if timer is not None else STARVED_S
+        if self._pruning is not None and not self._scheduler.stopping:
+            timer = min(self._pruning.next_look(now.mono), math.inf if timer is None else timer)
         look = None if self._scheduler.stopping else self._inbox.next_look(now.mono)
         if look is not None:
             timer = look if timer is None else min(timer, look)

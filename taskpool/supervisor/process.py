@@ -35,6 +35,7 @@ from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk, stats_of
 from taskpool.supervisor.inbox import FALLBACK_NS, Inbox
 from taskpool.supervisor.loop import GIVE_UP_S, Loop
+from taskpool.supervisor.pruning import Pruning
 from taskpool.supervisor.server import Connection, Server, refusal
 from taskpool.supervisor.start import new_mark
 from taskpool.timetable import next_after
@@ -172,6 +173,7 @@ class Supervisor:
             clock=self._clock,
             log=self._warn,
             memory_limit=settings.memory_limit,
+            pruning=Pruning(store, settings.retention, time.monotonic_ns()),
         )
         self._node.start(self._poller, self._deliver, self._on_prepared)
         self._recover()

@@ -161,6 +161,25 @@ class StoreConformance:
         with pytest.raises(InvalidTask):
             store.update_status(record.task_id, "waiting")
 
+    def test_what_has_ended_can_be_pruned(self, store: Store) -> None:
+        """Only of the statuses that are meant, and nothing that waits; no id is given twice."""
+        records = [Record(type=1, next_attempt_at=LATER) for _ in range(3)]
+        store.put_all(*records)
+        for record in records[1:]:
+            store.update_status(record.task_id, "cancelled")
+        assert store.prune(3600.0) == 0
+        assert store.prune(0.0, ["succeeded", "failed"]) == 0
+        assert store.prune(0.0) == 2
+        assert [record.task_id for record in store.list()] == [records[0].task_id]
+        assert [store.count(state) for state in State] == [0, 1, 0, 0]
+        with pytest.raises(NotFound):
+            store.get(records[2].task_id)
+        another = Record(type=1, next_attempt_at=LATER)
+        store.put_all(another)
+        assert another.id > max(record.id for record in records)
+        with pytest.raises(InvalidTask):
+            store.prune(0.0, ["pending"])
+
     def test_counts_follow(self, store: Store) -> None:
         """By state."""
         records = [Record(type=1, next_attempt_at=LATER) for _ in range(3)]

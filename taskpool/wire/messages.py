@@ -28,6 +28,7 @@ from taskpool.model import (
     TaskSpec,
     Whole,
 )
+from taskpool.retention import Retention
 from taskpool.wire.arity import Arity
 from taskpool.wire.effects import Effect
 
@@ -445,6 +446,15 @@ class ChangeSchedule(msgspec.Struct, array_like=True, tag="change_schedule"):
     name: str
 
 
+class Prune(msgspec.Struct, array_like=True, tag="prune"):
+    """Delete ended tasks of these statuses that need not be kept; retention None: as the pool keeps them."""
+
+    seq: int
+    statuses: list[str]
+    retention: Retention | None = None
+    dry_run: bool = False
+
+
 class GetSchedules(msgspec.Struct, array_like=True, tag="schedules"):
     """Read the schedules, or the one of that name with its latest occurrences."""
 
@@ -481,6 +491,7 @@ Request = (
     | AddSchedule
     | ChangeSchedule
     | GetSchedules
+    | Prune
     | Heed
     | Execute
     | Executed
@@ -561,6 +572,7 @@ class Reply(msgspec.Struct, array_like=True, tag="reply"):
     schedules: list[Schedule] | None = None
     occurrences: list[Occurrence] | None = None
     flows: list[FlowState] | None = None
+    pruned: dict[str, int] | None = None  # how many were deleted, by status
     lent: tuple[int, Job] | None = None  # the attempt to run, and as which worker
 
 

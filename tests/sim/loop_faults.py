@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from taskpool.core import commands as cmd
-from taskpool.store import eventlog, graphs
+from taskpool.store import eventlog, graphs, pruning
 from taskpool.store.stages import Stage
 from taskpool.supervisor.desk import Desk
 from taskpool.supervisor.loop import Loop
@@ -139,3 +139,25 @@ def an_edge_is_counted_as_broken_whatever_it_asks_for(patch: pytest.MonkeyPatch)
 @fault
 def nobody_asks_which_steps_are_due(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(RealStore, "steps_due", lambda self: [])
+
+
+@fault
+def ids_are_given_again_after_they_were_pruned(patch: pytest.MonkeyPatch) -> None:
+    remove = pruning.remove
+
+    def forgetful(db: Any, ids: Any) -> Any:
+        done = remove(db, ids)
+        db.execute("UPDATE meta SET pruned_id = 0")
+        return done
+
+    patch.setattr(pruning, "remove", forgetful)
+
+
+@fault
+def parents_are_pruned_before_their_children(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pruning.Walk, "_children", lambda self, db, ids: {})
+
+
+@fault
+def a_flow_is_pruned_step_by_step(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pruning.Walk, "_is_over", lambda self, db, group, budget: (True, budget))

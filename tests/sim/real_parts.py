@@ -16,7 +16,7 @@ from unittest import mock
 import msgspec
 
 from taskpool import faults
-from taskpool.clock import NS, Instant
+from taskpool.clock import NS, US, Instant
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.core.effects import NONE
@@ -26,10 +26,12 @@ from taskpool.core.lifecycle import SUCCEEDED, TERMINAL
 from taskpool.core.line import Key
 from taskpool.engines.engine import Limits
 from taskpool.model import Filter, Options, Queue, Stats, TaskError, TaskSpec
+from taskpool.retention import Retention
 from taskpool.store import inbox
 from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.eventlog import START, walk
 from taskpool.store.inbox import Arrival
+from taskpool.store.pruning import Rule, Walk
 from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk
 from taskpool.supervisor.inbox import Inbox
@@ -124,6 +126,33 @@ class RealStore(ModelStore):
         self._compare_log(now_wall)
         self._compare_graphs()
         return theirs
+
+    def prune(self, now_wall: int, seconds: float, rows: int) -> list[int]:
+        """The store prunes what it may, all of it where the clock was never set back, and counts what is left."""
+        may = self.prunable(now_wall, seconds)
+        stored = [(task_id, self.tasks[task_id].row.created_at) for task_id in sorted(self.tasks)]
+        times = [at for _, at in stored]
+        in_order = times == sorted(times) and all(at <= now_wall - seconds * US for task_id, at in stored if task_id in may)
+        walk = Walk(Rule(Retention(seconds, seconds, seconds, seconds), now_wall))
+        gone: list[int] = []
+        while not walk.done:
+            some = self.real.prune(walk, rows)
+            obey(may.issuperset(some), f"the store pruned {some}, of which {sorted(set(some) - may)} are needed")
+            self.forget(some)
+            gone += some
+        obey(may == set(gone) or not in_order, f"the store left {sorted(may - set(gone))}, which nobody needs")
+        obey(self.real.counts_by_queue() == self.real.recount(), "the store counts other tasks than it has")
+        self.next_id()
+        for table, column in (
+            ("attempt", "task_id"),
+            ("step", "task_id"),
+            ("edge", "child"),
+            ("edge", "parent"),
+            ("checkpoint", "task_id"),
+        ):
+            left = self.real._db.execute(f"SELECT {column} FROM {table} WHERE {column} NOT IN (SELECT id FROM task)").fetchall()
+            obey(not left, f"{table} speaks of tasks that were pruned: {left}")
+        return gone
 
     def try_effects(self, reports: Mapping[EffectKey, Report]) -> dict[EffectKey, TaskError]:
         mine, theirs = super().try_effects(reports), self.real.try_effects(reports)
@@ -482,6 +511,9 @@ class RealShell(Shell):
         self.callers.judge(self.timer(), self._clock.now())
         self._judge_answers(self._answers, refused)
         self._judge_inbox(self._turned_at)
+        if not any(isinstance(event, ev.CancelAsked) for event in (*self.loop._events, *self._desk.events)):
+            self._prune()
+            self._peril("after it pruned")
 
     def _hear(self) -> None:
         """The client hears: what is accepted is stored, what has settled has ended so, and nothing is told twice."""

@@ -42,6 +42,7 @@ class Conditions(msgspec.Struct, frozen=True):
     memory: int  # … and its memory
     callers: float  # per request of a client: that it wants to run these tasks itself
     schedules: int = 0  # cron schedules that the store has
+    prune: float = 0.0  # per turn: that what has ended is pruned
 
 
 def conditions(random: Random) -> Conditions:
@@ -81,6 +82,11 @@ def conditions(random: Random) -> Conditions:
         callers=random.choice((0.0, 0.3, 0.6)),
         schedules=random.choice((0, 0, 0, 2)),
     )
+
+
+def pruning(seed: int) -> float:
+    """Draw how often is pruned; beside the others' chances, which stay what they are."""
+    return Random(f"prune {seed}").choice((0.0, 0.0, 0.1))
 
 
 def _rules(random: Random, name: str) -> Queue:

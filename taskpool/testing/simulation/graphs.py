@@ -15,7 +15,7 @@ SUCCESS, ANY, FAILURE = range(3)
 class Stored:
     """One task of the store. `row` is what the scheduler would read; `attempts` maps each number to its outcome."""
 
-    __slots__ = ("attempts", "finish_reason", "result", "row", "uid")
+    __slots__ = ("attempts", "ended_at", "finish_reason", "result", "row", "uid")
 
     def __init__(self, uid: bytes, row: TaskRow) -> None:
         self.uid = uid
@@ -23,6 +23,7 @@ class Stored:
         self.attempts: dict[int, str] = {}
         self.result = False
         self.finish_reason: str | None = None
+        self.ended_at = 0  # wall µs, of one that has ended
 
 
 class ModelStep:
@@ -79,6 +80,25 @@ class Graphs:
             elif (condition == SUCCESS and status != SUCCEEDED) or (condition == FAILURE and status == SUCCEEDED):
                 broken += 1
         return waiting, broken
+
+    def kept(self, going: set[int]) -> set[int]:
+        """Return those of these tasks that must stay, because a task that stays depends on them, or their flow is not over."""
+        kept = {
+            task_id
+            for task_id, step in self.steps.items()
+            if step.place.flow_id is not None
+            and any(other not in going for other, one in self.steps.items() if one.place.flow_id == step.place.flow_id)
+        }
+        while True:
+            more = {
+                parent
+                for task_id, step in self.steps.items()
+                if task_id not in going or task_id in kept
+                for parent, _, _ in step.place.parents
+            } - kept
+            if not more:
+                return kept & going
+            kept |= more
 
     def has_parents(self, task_id: int) -> bool:
         """Return whether a task depends on others."""

@@ -371,7 +371,7 @@ class Laws:
 
     def all_ended(self) -> None:
         """When all faults have stopped, every task comes to an end, and every begun body has its row."""
-        obey(self.guests <= self.store.uids.keys(), "tasks that guests have committed are lost")
+        obey(self.guests <= {*self.store.uids, *self.store.pruned.values()}, "tasks that guests have committed are lost")
         for task_id, stored in self.store.tasks.items():
             obey(stored.row.status in TERMINAL, f"task {task_id} stays {stored.row.status} for ever")
             obey(not self.store.graphs.is_held(task_id), f"task {task_id} is {stored.row.status} and waits for its parents")

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import msgspec
 
+from taskpool.clock import US
 from taskpool.core import commands as cmd
 from taskpool.core.effects import NONE
 from taskpool.core.effects import Key as EffectKey
@@ -54,6 +55,8 @@ class ModelStore:
         self._witness = witness
         self.tasks: dict[int, Stored] = {}
         self.uids: dict[bytes, int] = {}
+        self.pruned: dict[int, bytes] = {}  # id → uid
+        self._last_id = 0  # that was ever stored
         self.options: dict[bytes, Options] = {}  # packed → decoded
         self.inbox: dict[int, TaskSpec] = {}
         self.log_written = False  # and nobody has taken note of it yet
@@ -113,7 +116,7 @@ class ModelStore:
 
     def next_id(self) -> int:
         """Return the first free id."""
-        return max(self.tasks, default=0) + 1
+        return self._last_id + 1
 
     def refill(self, queue: str | None, after: Key | None, n: int) -> tuple[list[TaskRow], bool]:
         """Return up to n rows of a line behind a place, and whether more follow."""
@@ -166,6 +169,28 @@ class ModelStore:
                 if name:
                     raise LawBroken(f"task {save.id} of schedule {name} is stored without its occurrence")
         return frozenset(refused)
+
+    # ---- retention --------------------------------------------------------------------------------------------------
+
+    def prune(self, now_wall: int, seconds: float, rows: int) -> list[int]:
+        """Delete what ended longer ago than that, and return it. rows: how many at a time, where that makes a difference."""
+        going = self.prunable(now_wall, seconds)
+        self.forget(going)
+        return sorted(going)
+
+    def prunable(self, now_wall: int, seconds: float) -> set[int]:
+        """Return what nobody needs of that which ended longer ago than that."""
+        horizon = now_wall - round(seconds * US)
+        going = {task_id for task_id, one in self.tasks.items() if one.row.status in TERMINAL and one.ended_at <= horizon}
+        return going - self.graphs.kept(going)
+
+    def forget(self, ids: Iterable[int]) -> None:
+        """Delete these tasks, and all that belongs to them."""
+        for task_id in ids:
+            stored = self.tasks.pop(task_id)
+            self.graphs.steps.pop(task_id, None)
+            self.pruned[task_id] = stored.uid
+            del self.uids[stored.uid]
 
     # ---- the inbox --------------------------------------------------------------------------------------------------
 
@@ -251,7 +276,7 @@ class ModelStore:
         for name, schedule in self.schedules.items():
             mine = [one for one in self.occurrences.values() if one.schedule == name]
             made = [one.task_id for one in mine if one.task_id is not None]
-            live = [task_id for task_id in made if self.tasks[task_id].row.status not in TERMINAL]
+            live = [task_id for task_id in made if task_id in self.tasks and self.tasks[task_id].row.status not in TERMINAL]
             queued = [one.planned_at for one in mine if one.outcome == "queued"]
             rows.append(ScheduleRow(schedule, live, queued, max((one.planned_at for one in mine), default=0)))
         return rows
@@ -273,7 +298,7 @@ class ModelStore:
                 return self._move(stored, save)
 
     def _insert(self, save: cmd.Insert) -> bool:
-        if save.id in self.tasks:
+        if save.id in self.tasks or save.id in self.pruned:
             raise LawBroken(f"two tasks were given the id {save.id}")
         if save.spec.uid in self.uids:
             return False
@@ -284,6 +309,7 @@ class ModelStore:
             save.id, spec.name, spec.queue, -spec.priority, save.status, 1, 0, 0, save.scheduled_at, save.created_at, options
         )
         self.tasks[save.id] = Stored(spec.uid, row)
+        self._last_id = max(self._last_id, save.id)
         self.uids[spec.uid] = save.id
         self.moves.append((save.id, "", save.status, 0))
         if save.place is not None:
@@ -315,6 +341,7 @@ class ModelStore:
         stored.result = save.to == SUCCEEDED
         row.worker = 0
         self._change(stored, save.to, save.charged, save.extras, save.scheduled_at)
+        stored.ended_at = save.at
         if save.to == SUCCEEDED:
             row.error = None
         elif save.error is not None:
@@ -331,6 +358,7 @@ class ModelStore:
         self._witness.move(row, save)
         renewed = row.status in TERMINAL
         self._change(stored, save.to, save.charged, save.extras, save.scheduled_at)
+        stored.ended_at = save.at
         if save.rank is not None:
             row.rank = save.rank
         if save.options is not None:

@@ -83,6 +83,7 @@ class Shell:
         self._asked: dict[int, list[int]] = {}  # task → versions at which clients asked for a change of it
         self._dropped: frozenset[int] = frozenset()  # refused in the last turn: the scheduler may have spoken of them once more
         self._calm = False
+        self._pruner = Random(f"prune {clock.now()}")  # beside the others' chances, which stay what they are
 
     # ---- what comes from outside ------------------------------------------------------------------------------------
 
@@ -201,6 +202,16 @@ class Shell:
         self.callers.judge(self.timer(), self._clock.now())
         self._judge_inbox(now)
         self._judge_answers([command for command in commands if isinstance(command, cmd.Respond)], refused)
+        self._prune()
+        self._peril("after it pruned")
+
+    def _prune(self) -> None:
+        """Now and then what has ended is deleted, when no event that is to come holds rows of it."""
+        chance = self._pruner
+        holds_rows = any(isinstance(event, ev.CancelAsked) for event in self._events)
+        if not (self._calm or holds_rows) and chance.random() < self._conditions.prune:
+            wall = self._clock.now().wall
+            self._store.prune(wall, chance.choice((0.5, 5.0, 60.0)), chance.choice((1, 3, 100)))
 
     def _handle(self, event: ev.Event, now: Instant) -> list[cmd.Command]:
         self._coverage.meet(self._statuses(event), event)

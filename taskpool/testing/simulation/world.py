@@ -19,7 +19,7 @@ from taskpool.core.admission import Room
 from taskpool.core.lifecycle import RUNNING, TERMINAL
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import FlowSpec, Options, Queue, TaskSpec
-from taskpool.testing.simulation.conditions import conditions
+from taskpool.testing.simulation.conditions import conditions, pruning
 from taskpool.testing.simulation.fates import Fates, LawBroken
 from taskpool.testing.simulation.laws import Laws, obey
 from taskpool.testing.simulation.model_engine import ModelEngine, ModelWorker
@@ -85,7 +85,7 @@ class World:
         self.seed = seed
         self.steps = 0
         self._random = Random(seed)
-        self._conditions = conditions(self._random)
+        self._conditions = msgspec.structs.replace(conditions(self._random), prune=pruning(seed))
         self._clock = ManualClock()
         self._fates = Fates()
         self._laws = Laws(self._fates)
@@ -351,8 +351,11 @@ class World:
         pairs = [
             (spec, options)
             for spec, options in zip(submitted.specs, submitted.options, strict=True)
-            if spec.uid not in self._store.uids
+            if spec.uid not in self._store.uids and spec.uid not in self._store.pruned.values()
         ]
+        parents = {ref for spec, _ in pairs if spec.step is not None for ref, _, _ in spec.step.parents if ref > 0}
+        if not parents <= self._store.tasks.keys():
+            pairs = []  # the desk would say that there is no such task
         if pairs and self._random.random() < 0.7:
             again = ev.Submitted(1, submitted.seq, [spec for spec, _ in pairs], [options for _, options in pairs], submitted.flow)
             self._shell.deliver(again)
