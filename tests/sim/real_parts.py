@@ -513,7 +513,6 @@ class RealShell(Shell):
         self._judge_inbox(self._turned_at)
         if not any(isinstance(event, ev.CancelAsked) for event in (*self.loop._events, *self._desk.events)):
             self._prune()
-            self._peril("after it pruned")
 
     def _hear(self) -> None:
         """The client hears: what is accepted is stored, what has settled has ended so, and nothing is told twice."""

@@ -203,7 +203,6 @@ class Shell:
         self._judge_inbox(now)
         self._judge_answers([command for command in commands if isinstance(command, cmd.Respond)], refused)
         self._prune()
-        self._peril("after it pruned")
 
     def _prune(self) -> None:
         """Now and then what has ended is deleted, when no event that is to come holds rows of it."""
@@ -212,6 +211,7 @@ class Shell:
         if not (self._calm or holds_rows) and chance.random() < self._conditions.prune:
             wall = self._clock.now().wall
             self._store.prune(wall, chance.choice((0.5, 5.0, 60.0)), chance.choice((1, 3, 100)))
+            self._peril("after it pruned")
 
     def _handle(self, event: ev.Event, now: Instant) -> list[cmd.Command]:
         self._coverage.meet(self._statuses(event), event)
