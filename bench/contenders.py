@@ -52,6 +52,13 @@ def opened(name: str, *, workers: int | None = None, warm: bool = True) -> Itera
 
 
 @contextmanager
+def opened_on(directory: Path, name: str) -> Iterator[Opened]:
+    """Open a pool of ours, warm, on the store `bench.db` of a directory, whatever is in it."""
+    with _taskpool(name, facts.workers(), directory) as found:
+        yield _warmed(found, facts.workers())
+
+
+@contextmanager
 def scratch_directory() -> Iterator[Path]:
     """Make a directory for stores, and remove it."""
     directory = Path(tempfile.mkdtemp(prefix="taskpool-bench-", dir=facts.scratch()))

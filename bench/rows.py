@@ -15,9 +15,13 @@ MODULES = {
     "P7": "p07_deadline",
     "P8": "p08_crash",
     "P9": "p09_enqueue",
+    "P10": "p10_waiting",
+    "P11": "p11_finished",
+    "P12": "p12_start",
     "P13": "p13_kill_supervisor",
     "P14": "p14_soak",
     "P16": "p16_cpu",
+    "P17": "p17_counts",
     "P18": "p18_busy_caller",
     "P19": "p19_transaction",
 }
