@@ -35,8 +35,8 @@ CANNOT: dict[str, tuple[tuple[str, ...], str]] = {
     "StepsDue": ((NEW, *ENDED), "names what waits for its parents, or what lives in a flow that ends"),
     "Submitted": (STORED, "names new tasks only: a uid that is stored is answered by the desk"),
     "Arrived": (STORED, "names new tasks only: a uid that is stored is taken out of the inbox, and that is all"),
-    "Reported": ((NEW,), "a task is stored before it is sent to whoever reports it"),
-    "Saved": ((NEW,), "a task is stored before it is sent to whoever saves its state"),
+    "Reported": ((), ""),  # also what was pruned meanwhile
+    "Saved": ((), ""),
     "Passed": ((NEW,), "names no task, so it meets the stored ones"),
     "TakenBack": ((NEW, *(status for status in STORED if status != "running")), "what lies in a mailbox is running"),
     "WorkerReady": ((NEW,), "names no task, so it meets the stored ones"),
