@@ -48,7 +48,8 @@ SAVE_PROGRESS_S = 1.0  # between savings of progress while something runs …
 QUIET_PROGRESS_S = 2.5  # … and says nothing: a look costs a wake-up, 0.2 ms
 
 _DISPATCH = ev.Dispatch()
-_WITH_ROWS = (ev.RetryAsked, ev.CancelAsked, ev.UpdateAsked, ev.ExecuteAsked, ev.Submitted)  # events that may speak of ended tasks as stored
+# Events that may speak of ended tasks as the store has them.
+_WITH_ROWS = (ev.RetryAsked, ev.CancelAsked, ev.UpdateAsked, ev.ExecuteAsked, ev.Submitted)
 
 
 class Turn:
