@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from taskpool.clock import US
+from taskpool.core.retry import max_attempts
 from taskpool.doors.options import NOTHING_SAID, Said, heard
 from taskpool.errors import InvalidTask
 from taskpool.model import Options, RetryPolicy
@@ -95,6 +96,19 @@ def test_the_stronger_wins() -> None:
     assert merged.packed()[1] == NOON_US
     assert unpacked(handler.plus({"timeout": None})).timeout_s is None
     assert NOTHING_SAID.over(handler) is handler
+
+
+def test_a_policy_that_is_said_later_brings_its_own_number_of_attempts() -> None:
+    """The task's own max_attempts or retry goes before the handler's max_attempts or retry, whichever of them each says."""
+    few, many, policy = said(max_attempts=2), said(max_attempts=9), said(retry=RetryPolicy(maximum_attempts=7))
+    assert max_attempts(unpacked(policy.over(few))) == 7
+    assert max_attempts(unpacked(few.plus({"retry": RetryPolicy(maximum_attempts=7)}))) == 7
+    assert max_attempts(unpacked(policy.over(few.over(many)))) == 7
+    under_own_limit = unpacked(few.over(policy))
+    assert (max_attempts(under_own_limit), under_own_limit.retry) == (2, RetryPolicy(maximum_attempts=7))
+    assert max_attempts(unpacked(few.plus({"retry": None}))) == 2, "no policy says nothing of a number"
+    both = few.plus({"retry": RetryPolicy(maximum_attempts=7), "max_attempts": 3})
+    assert max_attempts(unpacked(both)) == 3
 
 
 def test_at_most_once_holds() -> None:

@@ -177,6 +177,8 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Said:
     if "at" in above and "delay" in above and above["delay"] is not None:
         raise InvalidTask("delay and at exclude each other")
     replaced = {"at": "delay", "delay": "at"}
+    if above.get("retry") is not None:
+        replaced["max_attempts"] = "retry"  # a policy says how many attempts: what is said below it says that no more
     values = {name: value for name, value in below.items() if replaced.get(name) not in above}
     values.update(above)
     _check_together(values)
