@@ -27,7 +27,7 @@ from taskpool.cli.verb import Verb, global_options
 from taskpool.doors.client import QueueSettings
 from taskpool.doors.options import TaskOptions
 from taskpool.faults import POINTS
-from taskpool.model import Controller
+from taskpool.model import Controller, RetryPolicy
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -237,14 +237,23 @@ def test_every_page_is_in_the_table_of_contents() -> None:
             assert f"({page.relative_to(ROOT / 'docs')})" in contents, page.name
 
 
-def test_every_test_that_is_named_exists() -> None:
-    """The adversary's list would be worth nothing otherwise."""
-    text = (ROOT / "docs" / "robustness.md").read_text()
+@pytest.mark.parametrize(("name", "at_least"), [("robustness", 80), ("rules", 150)])
+def test_every_test_that_is_named_exists(name: str, at_least: int) -> None:
+    """The adversary's list and the rules would be worth nothing otherwise."""
+    text = (ROOT / "docs" / f"{name}.md").read_text()
     named = re.findall(r"`([\w/]+\.py)::(\w+)`", text)
-    assert len(named) > 80
+    assert len(named) > at_least
     assert text.count(".py::") == len(named), "a name that is not read"
-    for file, name in named:
-        assert re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), f"{file}::{name}"
+    for file, test in named:
+        assert re.search(rf"^def {test}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), f"{file}::{test}"
+
+
+def test_every_rule_has_its_test() -> None:
+    rows = [line for line in (ROOT / "docs" / "rules.md").read_text().splitlines() if line.startswith("|")]
+    rules = [row for row in rows if row not in ("| rule | test |", "|---|---|")]
+    assert len(rules) > 100
+    for row in rules:
+        assert re.fullmatch(r"\| \S.*[.;] \| (`[\w/]+\.py::test_\w+`(, )?)+ \|", row), row
 
 
 def test_every_verb_and_option_of_the_command_line_has_its_words() -> None:
@@ -281,6 +290,7 @@ def test_every_shape_of_json_has_its_words() -> None:
 @pytest.mark.parametrize(
     ("page", "heading", "names"),
     [
+        ("retries", "## A policy", set(RetryPolicy.__struct_fields__)),
         ("tasks", "## Options", set(TaskOptions.__annotations__)),
         ("tasks", "## The controller", {name for name in vars(Controller) if not name.startswith("_")}),
         ("testing", "## Planted faults", set(POINTS)),
