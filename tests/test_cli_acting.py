@@ -297,6 +297,17 @@ def test_submit_refuses_a_call_that_cannot_work(run: Run, words: list[str], said
     assert "it is called as price(seed: int, paths: int)" in done.stderr
 
 
+def test_submit_after_others(run: Run, gate: Path) -> None:
+    parent = run("submit", "jobs:hold", str(gate), "--print-id").stdout.strip()
+    (child,) = documents(run("submit", "jobs:price", "7", "--after", parent, "--json").stdout)
+    assert (child["status"], child["wait_reason"], child["parents"]) == ("pending", "parents", [int(parent)])
+    gate.touch()
+    assert run("wait", str(child["id"])).returncode == 0
+    failed = run("submit", "jobs:fail", "no", "--print-id").stdout.strip()
+    assert run("submit", "jobs:price", "7", "--after", f"{parent},{failed}", "--wait").returncode == 7
+    assert run("submit", "jobs:price", "7", "--after", "999999").returncode == 3
+
+
 # ---- wait, follow, cancel, retry -----------------------------------------------------------------------------------------
 
 

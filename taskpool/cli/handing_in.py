@@ -11,6 +11,7 @@ from taskpool.doors.outbox import Bundle
 if TYPE_CHECKING:
     from taskpool.doors.client import Client
     from taskpool.doors.future import TaskFuture
+    from taskpool.model import StepSpec
     from taskpool.wire.description import Description
 
 BULK_TASKS = 512  # tasks of one message
@@ -18,7 +19,10 @@ BULK_BYTES = 8 << 20
 
 
 class Handed(NamedTuple):
-    """One task: who runs it with what, and what was said of it. batch and item: its permanent identity, if it has one."""
+    """One task: who runs it with what, and what was said of it.
+
+    batch and item: its permanent identity, if it has one; step: what it waits for.
+    """
 
     name: str
     codec: int
@@ -27,6 +31,7 @@ class Handed(NamedTuple):
     description: Description | None = None
     batch: str | None = None
     item: int | None = None
+    step: StepSpec | None = None
 
 
 def hand_in(client: Client, tasks: Iterable[Handed], *, fresh: bool = False) -> list[TaskFuture[Any]]:
@@ -37,12 +42,12 @@ def hand_in(client: Client, tasks: Iterable[Handed], *, fresh: bool = False) -> 
     link = client._link
     bundles: list[Bundle] = []
     futures: list[TaskFuture[Any]] = []
-    for name, codec, payload, said, description, batch, item in tasks:
+    for name, codec, payload, said, description, batch, item, step in tasks:
         if not bundles or len(bundles[-1].tasks) >= BULK_TASKS or bundles[-1].bytes > BULK_BYTES:
             bundles.append(Bundle(link, fresh=fresh and not bundles))
         options, at = said.packed()
         futures.append(
-            link.put(bundles[-1], name, codec, payload, options, said.queue, said.priority, at, description, batch, item)
+            link.put(bundles[-1], name, codec, payload, options, said.queue, said.priority, at, description, batch, item, step)
         )
     for bundle in bundles:
         link.send(bundle)

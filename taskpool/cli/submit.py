@@ -16,10 +16,11 @@ from taskpool.cli.follow import say_end
 from taskpool.cli.labels import label
 from taskpool.cli.output import write
 from taskpool.cli.quantity import US, deadline, duration, parse_moment
+from taskpool.cli.select import parse_tasks
 from taskpool.cli.session import Session
 from taskpool.cli.shapes import task_doc
 from taskpool.cli.verb import verb
-from taskpool.model import Codec
+from taskpool.model import Codec, StepSpec
 
 LABEL_CHARACTERS_MAX = 200
 _NAMED = re.compile(r"([A-Za-z_]\w*)?(:=|=)")
@@ -32,6 +33,7 @@ _NAMED = re.compile(r"([A-Za-z_]\w*)?(:=|=)")
         ("taskpool submit jobs:price 7", "price(7)"),
         ("taskpool submit jobs:price seed=7 paths:=1000000", "by name; := takes JSON as it is"),
         ("taskpool submit jobs:price 7 --delay 10m --max-attempts 3", "later, and up to three times"),
+        ("taskpool submit jobs:report --after 40-57", "once those have succeeded"),
         ("taskpool submit jobs:price 7 --wait", "the exit status is the task's"),
     ],
 )
@@ -41,6 +43,7 @@ _NAMED = re.compile(r"([A-Za-z_]\w*)?(:=|=)")
 @click.option("--priority", type=int, metavar="N", help="Higher runs first.")
 @click.option("--delay", type=duration, metavar="DURATION", help="Not before that long from now.")
 @click.option("--at", metavar="WHEN", help="Not before: a time, or 'in 10m'.")
+@click.option("--after", multiple=True, metavar="TASKS", help="Not before these have succeeded; without them it is cancelled.")
 @click.option("--max-attempts", type=click.IntRange(1), metavar="N", help="How often it may be tried.")
 @click.option("--timeout", type=duration, metavar="DURATION", help="Kill an attempt that takes longer.")
 @click.option(
@@ -60,6 +63,7 @@ def command(
     arguments: tuple[str, ...],
     at: str | None,
     delay: float | None,
+    after: tuple[str, ...],
     deadline: int | None,
     wait: bool,
     print_id: bool,
@@ -81,7 +85,12 @@ def command(
         said["delay"] = delay
     if deadline is not None:
         said["deadline"] = _moment(deadline)
+    parents: list[int] = []
+    if after:
+        with session.reader() as reader:
+            parents = parse_tasks(after).resolve_ids(reader)
     from taskpool.cli.handing_in import Handed, hand_in
+    from taskpool.core.graph import ON_SUCCESS
     from taskpool.doors.named import plan_by_name
     from taskpool.doors.options import NOTHING_SAID
 
@@ -89,7 +98,8 @@ def command(
         plan = plan_by_name(client._link, handler, NOTHING_SAID)
         plan.check_count(args, kwargs)
         payload = json.dumps({"args": args, "kwargs": kwargs}).encode()
-        (future,) = hand_in(client, [Handed(plan.name, int(Codec.JSON), payload, plan.said.plus(said))])
+        step = StepSpec("", [(parent, ON_SUCCESS, False) for parent in parents]) if parents else None
+        (future,) = hand_in(client, [Handed(plan.name, int(Codec.JSON), payload, plan.said.plus(said), step=step)])
         task = client.get(future.id)
         if print_id:
             write(str(task.id))

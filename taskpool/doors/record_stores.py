@@ -62,7 +62,7 @@ class RecordStore:
         row = self._row(record.task_id)
         _check_mutable(record, self._store.task(row.id))
         options = options_of(record, row.options)
-        asked = UpdateAsked(0, 0, row.id, record.version, row, record.priority, record.next_attempt_at, options)
+        asked = UpdateAsked(0, 0, row.id, record.version, row, record.priority, record.next_attempt_at, options, self._held(row))
         if self._store.commit([_amended(row, asked, _now())]):
             raise StaleVersion(f"task {row.id} was written meanwhile", hint="read it again")
         self.get(record.task_id).copy_to(record)
@@ -75,7 +75,7 @@ class RecordStore:
             error = TaskError("cancelled", "cancelled by hand", False)
             save = settle.move(row, str(status), now, error=error, finish_reason="user")
         elif row.status in WAITING:
-            save = _amended(row, UpdateAsked(0, 0, row.id, row.version, row, scheduled_at=now.wall), now)
+            save = _amended(row, UpdateAsked(0, 0, row.id, row.version, row, scheduled_at=now.wall, held=self._held(row)), now)
         else:
             save = settle.new_round(row, now)
         if self._store.commit([save]):
@@ -126,6 +126,9 @@ class RecordStore:
 
     def _row(self, task_id: str) -> TaskRow:
         return self._store.rows([self._store.id_of(uid_of(task_id))])[0]
+
+    def _held(self, row: TaskRow) -> bool:
+        return self._store.is_held(row.id)
 
     def _whole(self, tasks: Sequence[Task]) -> Sequence[Record]:
         """Listings leave payloads out."""

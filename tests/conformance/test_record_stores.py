@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from taskpool import Pool, PoolStore, Record, RecordStore, State, StoreLocked, connect
+from taskpool import IllegalTransition, Pool, PoolStore, Record, RecordStore, State, StoreLocked, connect
 from taskpool.core.commands import Start
 from taskpool.model import Task
 from taskpool.protocols import Store
@@ -76,6 +76,21 @@ def test_what_ran_is_settled_by_its_own_policy(tmp_path: Path, on_interrupt: Any
         assert store.mark_interrupted() == 1
         assert store.get(record.task_id).status == status
         assert store.mark_interrupted() == 0
+
+
+def test_what_waits_for_its_parents_is_not_hastened_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    pool = Pool(path, workers=1, durability="process")
+    pool.pause("default")
+    parent = pool.submit(abs, -1)
+    children = [pool.options(after=[parent], delay=delay).submit(abs, -2) for delay in (0, 3600)]
+    ids = [child.task().uid for child in children]
+    pool.stop()
+    with RecordStore(path) as records:
+        for task_id in ids:
+            with pytest.raises(IllegalTransition, match="parents"):
+                records.update_status(task_id, "queued")
+            assert records.update_status(task_id, "cancelled").status == "cancelled"
 
 
 def test_states_stand_for_statuses_and_are_printed() -> None:
