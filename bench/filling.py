@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -51,3 +52,4 @@ def fill(path: Path, count: int, submit: Callable[[Any], object]) -> None:
             "UPDATE tally SET n = n + ? WHERE (queue, status) = (SELECT queue, status FROM task WHERE id = ?)", (count - 1, first)
         )
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    os.sync()  # else the disk is busy with it while something is measured

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from bench import processes
-from bench.contenders import POWER, opened
+from bench.contenders import POWER, Opened, opened
 from bench.harness import Figure, Measured, Params, Round, Row, Target
 from bench.tasks import doze, noop
 
@@ -14,6 +13,7 @@ WORKERS = ("1 worker", "64 workers")
 QUEUES = ("1 queue", "1,000 queues")
 KEYS = ("1 key", "100,000 keys")
 DOZE_S = 0.01
+QUEUES_MANY = 1_000
 
 
 def has_keys() -> bool:
@@ -26,22 +26,24 @@ def has_keys() -> bool:
 def measure(contender: str, params: Params) -> Measured:
     """Return the supervisor's processor time per task."""
     count = int(contender.partition(" ")[0].replace(",", ""))
-    kind = "workers" if contender in WORKERS else "queues" if contender in QUEUES else "keys"
-    with opened(POWER, workers=count if kind == "workers" else None) as found:
-        submits: Sequence[Callable[..., Any]]
-        if kind == "workers":
-            tasks, body = params["dozes"] * count, (doze, DOZE_S)
-            submits = [found.submit]
-        else:
-            tasks, body = params["tasks"], (noop,)
-            word = "queue" if kind == "queues" else "key"
-            submits = [found.pool.options(**{word: f"{word}-{n}"}).submit_nowait for n in range(min(count, tasks))]
+    with opened(POWER, workers=count if contender in WORKERS else None) as found:
         before = processes.cpu_ns(found.pool.pid)
-        handles = [submits[n % len(submits)](*body) for n in range(tasks)]
-        for handle in handles:
-            found.result(handle)
+        if contender in WORKERS:
+            tasks = params["dozes"] * count
+            for handle in [found.submit(doze, DOZE_S) for _ in range(tasks)]:
+                found.result(handle)
+        else:
+            tasks = params["tasks"]
+            load(found, tasks, "queue" if contender in QUEUES else "key", min(count, tasks))
         cost = (processes.cpu_ns(found.pool.pid) - before) / 1000 / tasks
     return Measured({"cost": cost}, found.facts)
+
+
+def load(found: Opened, tasks: int, option: str, count: int) -> None:
+    """Run that many no-ops, in so many queues or with so many keys, in turn."""
+    submits = [found.pool.options(**{option: f"{option}-{n}"}).submit_nowait for n in range(count)]
+    for handle in [submits[n % count](noop) for n in range(tasks)]:
+        found.result(handle)
 
 
 def _ratio(pair: tuple[str, str]) -> Callable[[Round], float]:

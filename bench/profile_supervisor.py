@@ -1,4 +1,4 @@
-"""Where the supervisor's time goes under the load of a row: `python -m bench.profile_supervisor [P1|P2|P3] [--process]`.
+"""Where the supervisor's time goes under the load of a row: `python -m bench.profile_supervisor [P1|P2|P3|P17] [--process]`.
 
 The supervisor is not touched: the pool is started with another interpreter command, a script that runs the same entry under a
 profiler. By default a timer signal samples the stack every millisecond of CPU time (bodies of C functions count for their caller,
@@ -98,8 +98,8 @@ def inside(argv: list[str]) -> int:
 
 
 def profiled(kind: str, contender: str, tasks: int, out: Path, row: str) -> float:
-    """Run the load of P1, P2 or P3 with a profiled supervisor; return the CPU µs per task that it took in all."""
-    from bench import p03_efficiency, processes
+    """Run the load of a row (P17: in 1,000 queues) with a profiled supervisor; return the CPU µs per task that it took in all."""
+    from bench import p03_efficiency, p17_counts, processes
     from bench.contenders import opened
     from bench.harness import ROOT
     from bench.p01_noop import load
@@ -118,6 +118,8 @@ def profiled(kind: str, contender: str, tasks: int, out: Path, row: str) -> floa
             before = processes.cpu_ns(pid)
             if row == "P1":
                 load(found, tasks)
+            elif row == "P17":
+                p17_counts.load(found, tasks, "queue", p17_counts.QUEUES_MANY)
             elif row == "P2":
                 for _ in range(tasks):
                     found.result(found.submit(noop))
@@ -142,7 +144,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.profile_supervisor", description=__doc__)
     parser.add_argument("--cprofile", action="store_true", help="count every call instead of sampling")
     parser.add_argument("--process", action="store_true", help="durability process instead of power")
-    parser.add_argument("row", nargs="?", default="P1", choices=("P1", "P2", "P3"))
+    parser.add_argument("row", nargs="?", default="P1", choices=("P1", "P2", "P3", "P17"))
     parser.add_argument("--tasks", type=int, default=10_000)
     parser.add_argument("--rows", type=int, default=25, help="lines of each list")
     arguments = parser.parse_args()

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
+from taskpool.clock import Instant
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.core import queues, retry, waiting
+from taskpool.core.lines import Lines
 from taskpool.errors import InvalidQueueName, InvalidTask, QueueConfigConflict, QueueNotRegistered
 from taskpool.model import Options, Queue, RetryPolicy, Status, Task, TaskError
 from taskpool.store.reading import Reader
 from taskpool.store.store import Store
+from taskpool.store.writing import MANY_COUNTS
 from tests.scheduler_rig import Rig, of
 from tests.store_rig import T0, end, insert, move, start
 
@@ -260,3 +263,74 @@ def test_readers_say_why_a_task_waits(store: Store) -> None:
     assert store.task(2).wait_reason == "paused"
     store.commit([move(2, "queued", "cancelled", error=FAILURE)], T0)
     assert store.task(2).wait_reason is None
+
+
+# ---- many queues ------------------------------------------------------------------------------------------------------------
+
+
+def _lines(*names: str) -> Lines:
+    """Lines in which each name stands for a task of that queue, by id from 1."""
+    lines = Lines({}, 1000)
+    for task_id, name in enumerate(names, 1):
+        lines.put(ev.TaskRow(task_id, "f", name, 0, "queued", 1, 0, 0, T0, T0, Options()))
+    return lines
+
+
+def _served(lines: Lines) -> str:
+    """Take what may start, in order, and return the queues."""
+    lines.measure_room([], Instant(T0, 0))
+    found = []
+    while (row := lines.next()) is not None:
+        lines.started(row, Instant(T0, 0))
+        found.append(row.queue)
+    return "".join(found)
+
+
+def test_queues_that_have_nothing_are_not_looked_at() -> None:
+    """Of a thousand that stand empty a turn knows nothing, and all of them come back with their next task."""
+    lines = _lines(*(str(n) for n in range(1000)))
+    assert _served(lines) == "".join(str(n) for n in range(1000))
+    assert not lines._order
+    lines.shed()
+    assert not lines._grown
+    assert lines.startable(10) == 0
+    lines.put(ev.TaskRow(2000, "f", "7", 0, "queued", 1, 0, 0, T0, T0, Options()))
+    assert list(lines._order) == ["7"]
+    assert lines.startable(10) == 1
+    assert _served(lines) == "7"
+
+
+def test_a_queue_that_is_closed_keeps_its_turn() -> None:
+    """Passed over while it is paused, it is the first when it is open again; what comes to it meanwhile changes nothing."""
+    lines = _lines(*"abcabcabc")
+    lines.set_rules(Queue("b", paused=True), 0, Instant(T0, 0))
+    assert _served(lines) == "acacac"
+    lines.put(ev.TaskRow(10, "f", "a", 0, "queued", 1, 0, 0, T0, T0, Options()))
+    lines.put(ev.TaskRow(11, "f", "b", 0, "queued", 1, 0, 0, T0, T0, Options()))
+    lines.set_rules(Queue("b"), 0, Instant(T0, 0))
+    assert _served(lines) == "babbb"
+
+
+def test_what_may_start_is_counted_up_to_what_is_enough() -> None:
+    lines = _lines(*"aaabbbccc")
+    assert [lines.startable(enough) for enough in (1, 4, 100)] == [3, 6, 9]
+    lines.set_rules(Queue("a", concurrency=1), 0, Instant(T0, 0))
+    lines.measure_room([], Instant(T0, 0))
+    assert lines.startable(100) == 7
+
+
+def test_tasks_of_many_queues_are_counted_right(tmp_path: Path) -> None:
+    """In one turn, over several turns, by an owner that has not seen them before, and when one write of a turn is refused."""
+    path, many = tmp_path / "x.db", 3 * MANY_COUNTS // 2
+    store = Store.open(path, durability="process")
+    ids = range(1, many + 1)
+    store.commit([insert(n, queue=f"q{n % 100}") for n in ids])
+    store.commit([start(n) for n in ids])
+    assert store.counts_by_queue() == store.recount()
+    store.close()
+    store = Store.open(path, durability="process")
+    assert store.commit([*(end(n) for n in ids), insert(many + 1, queue="new"), insert(many + 2, uid=1, queue="q1")]) == [many + 2]
+    store.commit([move(1, "succeeded", "pending", version=3, charged=0, clear_error=True)])
+    assert store.counts_by_queue() == store.recount()
+    assert store.counts() == {"pending": 1, "queued": 1, "succeeded": many - 1}
+    store.close()

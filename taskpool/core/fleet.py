@@ -28,7 +28,7 @@ class Fleet:
     def __init__(self, size: int, spares: int, size_max: int = 0, idle_ns: int = IDLE_NS) -> None:
         """size: how many may run tasks at the same time, size_max: how many under load; spares: how many more stand ready."""
         self.size = self._size_min = size
-        self._size_max = max(size, size_max)
+        self.size_max = max(size, size_max)
         self._idle_ns = idle_ns
         self._quiet_until: int | None = None  # monotonic ns: less than all are needed, and if that lasts so long, some leave
         self._needed = 0  # the most that were needed since that began
@@ -97,11 +97,11 @@ class Fleet:
 
     def scale(self, waiting: int, now: Instant) -> list[Kill]:
         """Fit the size to the work: the busy, and what waits though it might start. Return the commands that end workers."""
-        if self._size_max == self._size_min:
+        if self.size_max == self._size_min:
             return []
         # One that is yet to pass over what was taken back cannot leave.
         busy = sum(bool(box.active and (box.sent or box.taking_back) and not box.leaving) for box in self.workers.values())
-        needed = min(self._size_max, busy + waiting)
+        needed = min(self.size_max, busy + waiting)
         if needed >= self.size:
             self.size = needed
             self._quiet_until = None
@@ -176,4 +176,4 @@ class Fleet:
             assert not box.sent or box.pid, f"worker {box.worker} was sent work before it was ready"
         active = sum(box.active and not box.leaving for box in self.workers.values())
         assert active <= self.size, f"{active} workers take part; the pool has {self.size}"
-        assert self._size_min <= self.size <= self._size_max, f"the pool has {self.size} workers"
+        assert self._size_min <= self.size <= self.size_max, f"the pool has {self.size} workers"

@@ -2,11 +2,14 @@
 
 Queues are served in turn, so that none starves; inside one the order is strict. A queue that is paused or has reached its limit
 is passed over. Memory holds the beginning of each line (`line`); the rest lies in the store and is asked for by `refills`.
+
+A turn looks only at lines that changed or have something to give: there may be thousands that stand empty.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 
 from taskpool.clock import Instant
@@ -36,14 +39,27 @@ class Lines:
         self.rates = Rates()
         self._token_at: int | None = None  # monotonic ns: somebody waits for a token, and there is one
         self.delayed = Line(cap=line_max, stored=True)
-        self._turn = 0  # which queue is served first
+        self._order: OrderedDict[str, Line] = OrderedDict()  # lines that may hold keys, the next to be served first
+        self._aside: dict[str, Line] = {}  # of these, those that are closed for the rest of the turn
+        self._grown: dict[str, Line] = {}  # lines that may have come over their caps since the last `shed`
+        self._beyond: dict[str, Line] = {}  # lines of which the store may hold rows that memory does not
         self._deadlines: list[tuple[int, int]] = []  # (wall µs, task)
 
     # ---- in ---------------------------------------------------------------------------------------------------------
 
     def open(self, queue: str) -> None:
         """Know that the store may hold waiting tasks of a queue."""
-        self.ready[queue] = Line(cap=self._cap(queue), stored=True)
+        self.ready[queue] = self._beyond[queue] = Line(cap=self._cap(queue), stored=True)
+
+    def _grow(self, queue: str) -> Line:
+        """Return the line of a queue, of which there may be more from now on."""
+        line = self.ready.get(queue)
+        if line is None:
+            line = self.ready[queue] = Line(cap=self._cap(queue))
+        if queue not in self._order:
+            self._order[queue] = line
+        self._grown[queue] = line
+        return line
 
     def set_rules(self, queue: Queue, full_at: int, now: Instant) -> None:
         """Take a queue's settings; full_at: as in QueueSet."""
@@ -55,6 +71,7 @@ class Lines:
         line = self.ready.get(queue.name)
         if line is not None:
             line.cap = self._cap(queue.name)
+            self._grown[queue.name] = line
 
     def _cap(self, name: str) -> int:
         """Return how many waiting rows of a queue are held in memory."""
@@ -64,10 +81,7 @@ class Lines:
     def put(self, row: TaskRow) -> bool:
         """Put a waiting task into its line and the timers; return whether it stands before the line's mark, and so is held."""
         if row.status == QUEUED:
-            line = self.ready.get(row.queue)
-            if line is None:
-                line = self.ready[row.queue] = Line(cap=self._cap(row.queue))
-            kept = line.offer((row.rank, row.scheduled_at, row.id))
+            kept = self._grow(row.queue).offer((row.rank, row.scheduled_at, row.id))
         else:
             kept = self.delayed.offer((0, row.scheduled_at, row.id))
         if kept:
@@ -83,7 +97,7 @@ class Lines:
 
     def refilled(self, queue: str | None, rows: Sequence[TaskRow], more: bool) -> None:
         """Take the rows after a line's mark (queue None: of those that wait for their time). more: the store has further ones."""
-        line = self.delayed if queue is None else self.ready[queue]
+        line = self.delayed if queue is None else self._grow(queue)
         keys = []
         for row in rows:
             if row.id in self._tasks:
@@ -136,15 +150,16 @@ class Lines:
             row = self._tasks.get(task_id)
             if row is None or row.status not in (PENDING, RETRYING) or row.scheduled_at != at:
                 continue
-            line = self.ready.get(row.queue)
-            if line is None:
-                line = self.ready[row.queue] = Line(cap=self._cap(row.queue))
-            yield row, line.offer((row.rank, row.scheduled_at, row.id))
+            yield row, self._grow(row.queue).offer((row.rank, row.scheduled_at, row.id))
 
     # ---- out --------------------------------------------------------------------------------------------------------
 
     def measure_room(self, boxes: Iterable[Mailbox], now: Instant) -> None:
         """See how many more tasks each bound queue may have with workers: by what they hold, so that no counter can be wrong."""
+        for name in reversed(self._aside):  # nobody was served before them who may not be once more
+            self._order[name] = self._aside[name]
+            self._order.move_to_end(name, last=False)
+        self._aside.clear()
         if not self.queues and not self._room:
             return
         self._room = room = {}
@@ -174,29 +189,31 @@ class Lines:
         """Return when (monotonic ns) a queue that waits for it gets a token."""
         return self._token_at
 
-    def startable(self) -> int:
-        """Return how many keys stand in lines, up to what their queues may start."""
-        room = self._room
-        if not room:
-            return sum(map(len, self.ready.values()))
-        return sum(max(0, min(len(line), room.get(name, len(line)))) for name, line in self.ready.items())
+    def startable(self, enough: int) -> int:
+        """Return how many keys stand in lines, up to what their queues may start; no more are counted when there are enough."""
+        room, found = self._room, 0
+        for name, line in self._order.items():
+            count = len(line)
+            found += max(0, min(count, room.get(name, count))) if room else count
+            if found >= enough:
+                break
+        return found
 
     def next(self) -> TaskRow | None:
         """Take the next task, serving the queues in turn; inside a queue strictly in order."""
-        lines, room = self.ready, self._room
-        if len(lines) == 1 and not room:
-            for line in lines.values():
-                return self._first(line)
-        names = list(lines)
-        for step in range(len(names)):
-            name = names[(self._turn + step) % len(names)]
+        order, room = self._order, self._room
+        row, passed = None, []
+        for name, line in order.items():
             if room and room.get(name, 1) <= 0:
-                continue  # paused, or at its limit: the others pass
-            row = self._first(lines[name])
-            if row is not None:
-                self._turn = (self._turn + step + 1) % len(names)
-                return row
-        return None
+                self._aside[name] = line  # paused, or at its limit: the others pass
+            elif (row := self._first(line)) is not None:
+                break
+            passed.append(name)
+        for name in passed:
+            del order[name]
+        if row is not None and len(order) > 1:
+            order.move_to_end(row.queue)
+        return row
 
     def _first(self, line: Line) -> TaskRow | None:
         while (key := line.pop()) is not None:
@@ -208,13 +225,13 @@ class Lines:
 
     def put_back(self, row: TaskRow) -> None:
         """Put a task back that finds no room; its queue stays the next to be served, or others would pass it for ever."""
-        self.ready[row.queue].put_back((row.rank, row.scheduled_at, row.id))
+        self._grow(row.queue).put_back((row.rank, row.scheduled_at, row.id))
         self.favour(row.queue)
 
     def favour(self, queue: str) -> None:
         """Have a queue be the next that is served."""
-        if len(self.ready) > 1:
-            self._turn = list(self.ready).index(queue)
+        if queue in self._order:
+            self._order.move_to_end(queue, last=False)
 
     def pass_over(self, queue: str) -> None:
         """Take nothing more of a queue in this turn."""
@@ -246,19 +263,27 @@ class Lines:
 
     def shed(self) -> None:
         """Let go of what lies beyond the caps: at the end of a turn, when every row is stored as its line has it."""
-        for line in (*self.ready.values(), self.delayed):
-            for key in line.shed():
+        for name, line in (*self._grown.items(), (None, self.delayed)):
+            gone = line.shed()
+            if gone and name is not None:
+                self._beyond[name] = line
+            for key in gone:
                 row = self._tasks.get(key[2])
                 if row is not None and row.status in WAITING and self._place(row) == (line, key):
                     del self._tasks[row.id]
+        self._grown.clear()
 
     def refills(self) -> list[Refill]:
         """Return what to ask the store for."""
-        asked = []
-        for queue, line in self.ready.items():
+        asked, whole = [], []
+        for queue, line in self._beyond.items():
             if line.wants_refill():
                 line.refilling = True
                 asked.append(Refill(queue, line.mark, max(1, line.cap // 2)))
+            elif line.mark is None:
+                whole.append(queue)
+        for queue in whole:
+            del self._beyond[queue]
         if self.delayed.wants_refill():
             self.delayed.refilling = True
             asked.append(Refill(None, self.delayed.mark, self._line_max // 2))

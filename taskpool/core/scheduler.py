@@ -496,7 +496,7 @@ class Scheduler:
         self.fleet.activate()
         self._fill(now)
         if not self._halted:
-            self._out += self.fleet.scale(self.lines.startable(), now)
+            self._out += self.fleet.scale(self.lines.startable(self.fleet.size_max), now)
             self._out += self.fleet.spawn(now)
         self._take_back_stuck(now)
         for row in self._due:  # became ready, found no worker in this turn
@@ -559,7 +559,7 @@ class Scheduler:
         self.room.measure(self.workers.values(), self.lines.may_start)
         if self.room.held is not None:
             self.lines.favour(self.room.held.queue)
-        if not self.lines.startable():
+        if not self.lines.startable(1):
             return
         boxes = [box for box in self.workers.values() if box.takes_work()]
         # First one for each idle worker, so that no work waits beside one; then what each may hold ahead.
@@ -571,7 +571,7 @@ class Scheduler:
                 self._start(box, row, self.durations.expected(row.name), now)
         if self.depth_max == 1 or self.room.is_closed:
             return
-        quota = min(self.depth_max, -(-self.lines.startable() // max(1, len(boxes))) + 1)
+        quota = min(self.depth_max, -(-self.lines.startable(self.depth_max * len(boxes)) // max(1, len(boxes))) + 1)
         for box in boxes:
             if len(box.sent) * 2 > self.depth_max:
                 continue

@@ -433,9 +433,8 @@ def what_is_started_in_a_turn_does_not_count_against_its_queue(patch: pytest.Mon
 @fault
 def a_queue_at_its_limit_holds_up_the_others(patch: pytest.MonkeyPatch) -> None:
     def next_row(original: Any, self: Lines) -> ev.TaskRow | None:
-        names = list(self.ready)
-        first = names[self._turn % len(names)] if names else ""
-        return None if self.ready and self._room.get(first, 1) <= 0 else original(self)
+        first = next(iter(self._order), "")
+        return None if self._order and self._room.get(first, 1) <= 0 else original(self)
 
     _wrap(patch, Lines, "next", next_row)
 
