@@ -131,6 +131,16 @@ def test_what_makes_no_sense_is_refused(pool: Pool) -> None:
     pool.cancel(task_id)
 
 
+def test_a_new_policy_brings_its_own_number_of_attempts(pool: Pool) -> None:
+    """As it does in a submit: what was said before it says no more."""
+    waits = pool.options(delay=HOUR, max_attempts=2).submit(add, 1)
+    assert pool.update(waits.id, retry=RetryPolicy(maximum_attempts=7)).max_attempts == 7
+    assert pool.update(waits.id, max_attempts=3).max_attempts == 3
+    assert pool.update(waits.id, retry=None).max_attempts == 3
+    assert pool.update(waits.id, retry=RetryPolicy(maximum_attempts=7), max_attempts=4).max_attempts == 4
+    pool.cancel(waits.id)
+
+
 def test_fewer_attempts_than_were_charged_are_refused(pool: Pool) -> None:
     slow = RetryPolicy(initial_interval=HOUR, maximum_interval=HOUR, maximum_attempts=3)
     future = pool.options(retry=slow).submit(fail)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from taskpool import Controller, Pool, PoolStopped, TaskCancelled
+from taskpool import Controller, Flow, Pool, PoolStopped, Queue, QueueFull, Step, TaskCancelled, task
+from taskpool.testing import planted_fault
 
 ROOT = Path(__file__).parents[1]
 WAIT_S = 30
@@ -48,6 +49,11 @@ def note(job: tuple[str, int]) -> int:
         while True:
             time.sleep(0.01)
     return n * n
+
+
+@task(queue="narrow")
+def narrow(n: int) -> int:
+    return n
 
 
 def test_a_checkpoint_is_found_by_the_attempt_after_an_interruption(tmp_path: Path) -> None:
@@ -99,6 +105,37 @@ def test_what_lives_of_a_batch_is_attached_to(tmp_path: Path) -> None:
         assert [type(value) for value in first] == [int, TaskCancelled, int]
         assert pool.count() == 3
     assert sorted((tmp_path / "log").read_text().split()) == ["0", "2", "3"]
+
+
+def test_a_flow_of_which_one_step_is_refused_is_not_stored(tmp_path: Path) -> None:
+    """The others went to queues with room: none of them is there."""
+    with Pool(tmp_path / "x.db", workers=1, durability="process") as pool:
+        pool.register_queue(Queue("narrow", max_backlog=1, paused=True))
+        flow = Flow("too much")
+        first = flow.submit(len, "abc")
+        for _ in range(2):
+            flow.submit(narrow, first)
+        with pytest.raises(QueueFull, match="narrow"):
+            pool.submit_flow(flow)
+        assert (pool.count(), list(pool.flows())) == (0, [])
+
+
+def test_a_flow_is_stored_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Its supervisor is killed inside each of its first commits: one of them is the flow's."""
+    seen = set()
+    for nth in range(1, 5):
+        store = tmp_path / f"{nth}.db"
+        flow = Flow("line")
+        step: Step[int] = flow.submit(abs, -1)
+        for _ in range(49):
+            step = flow.submit(abs, step)
+        with planted_fault("commit.inside", nth), pytest.raises(PoolStopped), Pool(store, workers=1, durability="process") as pool:
+            pool.submit_flow(flow)
+            step.result(WAIT_S)
+        with Pool(store, workers=1, durability="process") as pool:
+            seen.add(pool.count())
+            assert [sum(state.counts.values()) for state in pool.flows()] == ([50] if pool.count() else [])
+    assert seen == {0, 50}
 
 
 OWNER = """

@@ -154,6 +154,8 @@ def _changes(stored: Task, given: Mapping[str, Any]) -> tuple[int | None, int | 
         return given.get("priority"), moment, None
     if "at_most_once" in names:
         names.append("on_interrupt")
+    if given.get("retry") is not None and "max_attempts" not in names:
+        names.append("max_attempts")  # a policy brings its own number
     said = msgspec.msgpack.decode(packed, type=Options) if packed else Options()
     options = msgspec.structs.replace(stored.options, **{name: getattr(said, name) for name in names})
     return given.get("priority"), moment, encode(options)
