@@ -13,6 +13,12 @@ from tests.test_cli_acting import Run, program
 from tests.test_flow import fail, keep, one, wait_for
 
 
+def need(value: int, gate: str) -> int:
+    if not Path(gate).exists():
+        raise FileNotFoundError(gate)
+    return value
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("flow")
@@ -91,3 +97,21 @@ def test_explain_names_the_parents(run: Run, pool: Pool, place: Path) -> None:
     assert "parents" in run("show", str(child.id), "--json").stdout
     gate.touch()
     assert child.result(20) == str(gate)
+
+
+def test_retry_goes_on_from_the_failed_steps(run: Run, pool: Pool, place: Path) -> None:
+    """One command gives the failed step, and what fell with it, another round; what succeeded is not run again."""
+    gate = place / "rules"
+    with pool.flow("mended") as flow:
+        first = flow.submit(one)
+        second = flow.submit(need, first, str(gate))
+        third = flow.submit(keep, second)
+    flow.wait(20)
+    ids = [step.future.id for step in (first, second, third)]
+    assert [pool.get(task_id).status for task_id in ids] == ["succeeded", "failed", "cancelled"]
+    gate.touch()
+    done = run("retry", f"{ids[0]}-{ids[2]}", "--json")
+    assert done.returncode == 0, done.stderr
+    assert flow.wait(20).status == "succeeded"
+    assert [pool.get(task_id).round for task_id in ids] == [0, 1, 1]
+    assert [pool.get(task_id).attempt for task_id in ids] == [1, 2, 1]

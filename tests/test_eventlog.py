@@ -165,3 +165,32 @@ def test_a_place_is_said_as_text_too() -> None:
     assert eventlog.text_of((12, 3)) == "12.3"
     assert place_of(None) == START
     assert TaskEvent.__struct_fields__[0] == "seq"
+
+
+def test_a_moment_is_found_by_halving(store: Store) -> None:
+    """Whatever is asked for, no statement walks through the log."""
+    places: list[tuple[int, int]] = []
+    for number in range(1, 40):
+        store.commit([insert(number)], number * 100)
+        places.append((number * 100, store.logged))
+        if number % 3 == 0:
+            store.commit([move(number, "queued", "queued", 1)], number * 100)  # a turn that is not in the log
+    store._db.execute("DELETE FROM event WHERE turn < ?", (places[4][1],))
+    said: list[str] = []
+    with Reader(store.path) as reader:
+        reader._db.set_trace_callback(said.append)
+        for at in (0, 500, 501, 1999, 2000, 3900):
+            said.clear()
+            assert reader.logged_since(at) == next(turn for told, turn in places[4:] if told >= at)
+            assert len(said) <= 2 + len(places).bit_length()
+        assert reader.logged_since(3901) == store.logged + 1
+        reader.log_rows(places[-2][1], 10)
+        reader._db.set_trace_callback(None)
+        plans = [row[3] for one in said for row in reader._db.execute(f"EXPLAIN QUERY PLAN {one}")]
+    assert any("USING INTEGER PRIMARY KEY" in plan for plan in plans)
+    assert not [plan for plan in plans if plan.startswith("SCAN") and "CONSTANT ROW" not in plan]
+
+
+def test_an_empty_log_has_what_is_to_come(store: Store) -> None:
+    with Reader(store.path) as reader:
+        assert reader.logged_since(1) == store.logged + 1

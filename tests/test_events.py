@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from taskpool import InvalidTask, Pool, Queue, StoreUnusable, TaskEvent, TaskFailed, connect, stored_events, task
+from taskpool import InvalidTask, Pool, PoolStopped, Queue, StoreUnusable, TaskEvent, TaskFailed, connect, stored_events, task
 from taskpool.cli.main import main
+from taskpool.doors.eventstream import Stopper
 
 WAIT_S = 30
 
@@ -132,6 +133,23 @@ def test_a_hook_that_is_stopped_is_called_no_more(pool: Pool) -> None:
     pool.submit(half, 4).result()
     assert hook.finish(WAIT_S)
     assert seen == [first.id]
+
+
+def test_a_hook_that_waits_for_news_ends_at_once_when_it_is_stopped(pool: Pool) -> None:
+    hooks = [pool.on(print) for _ in range(3)]
+    pool.submit(half, 2).result()
+    for hook in hooks:
+        hook.stop()  # nothing happens in this pool from here on that could wake it
+        assert hook.finish(WAIT_S)
+    assert pool.submit(half, 4).result() == 2, "an answer that comes late finds nobody, and harms nobody"
+
+
+def test_stopping_reaches_a_wait_that_is_about_to_begin(pool: Pool) -> None:
+    stopper = Stopper(pool._link)
+    stopper.stop()
+    with pytest.raises(PoolStopped):
+        stopper.heed(1 << 40)
+    assert pool.submit(half, 2).result() == 1
 
 
 def test_a_hook_takes_up_where_another_left_off(path: Path) -> None:

@@ -22,7 +22,7 @@ from taskpool.store.eventlog import Place, TaskEvent
 from taskpool.wire import messages as wire
 
 if TYPE_CHECKING:
-    from taskpool.doors.link import Link
+    from taskpool.doors.link import Call, Link
     from taskpool.store.reading import Reader
 
 PAUSE_S = 0.02  # between two looks at most, so that following a busy pool costs little; the first news comes at once
@@ -85,8 +85,34 @@ def stored_events(path: str | os.PathLike[str], since: object = None, **fields: 
         yield from filter(wanted.fits, eventlog.walk(reader, place))
 
 
-def follow(link: Link, reader: Reader, place: Place, over: Callable[[], bool] = lambda: False) -> Iterator[TaskEvent]:
-    """Yield transitions behind a place, also those to come, until the connection ends or `over`, and all that came before."""
+class Stopper:
+    """Ends a `follow` from another thread, at once."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._call: Call | None = None
+        self.over = False
+
+    def stop(self) -> None:
+        """End it: also the wait for news that is under way, and one that is about to begin."""
+        self.over = True
+        call = self._call
+        if call is not None:
+            self._link.give_up(call)
+
+    def heed(self, turn: int) -> None:
+        """Wait until the log has a turn behind that one. PoolStopped when there is nothing to wait for any more."""
+        from taskpool.doors.link import Call
+
+        call = self._call = Call()
+        if self.over:  # looked at after the call can be seen: whoever stops now finds it
+            self._link.give_up(call)
+        self._link.request(partial(wire.Heed, turn=turn), call=call)
+
+
+def follow(link: Link, reader: Reader, place: Place, stopper: Stopper | None = None) -> Iterator[TaskEvent]:
+    """Yield transitions behind a place, also those to come, until it is stopped, or the connection ends."""
+    stopper = stopper or Stopper(link)
     turn = place[0]
     while True:
         ended = link.stopped
@@ -95,10 +121,10 @@ def follow(link: Link, reader: Reader, place: Place, over: Callable[[], bool] = 
             place = event.seq
             yield event
         turn = max(turn, place[0])
-        if ended or over():
+        if ended or stopper.over:
             return
         try:
-            link.request(partial(wire.Heed, turn=turn))
+            stopper.heed(turn)
         except PoolStopped:
             continue  # and once more: what was stored last
         time.sleep(max(0.0, looked_at + PAUSE_S - time.monotonic()))
@@ -112,7 +138,7 @@ class Hook:
         self._link = link
         self._callback = callback
         self._wanted = wanted
-        self._stopped = False
+        self._stopper = Stopper(link)
         self._opened = threading.Event()
         self._failure: TaskpoolError | None = None
         self._thread = threading.Thread(target=self._run, args=(path, since), name="taskpool-hook", daemon=True)
@@ -122,8 +148,8 @@ class Hook:
             raise self._failure
 
     def stop(self) -> None:
-        """Call back no more. A call that is under way ends by itself."""
-        self._stopped = True
+        """Call back no more; its thread ends at once. A call that is under way ends by itself."""
+        self._stopper.stop()
 
     def finish(self, timeout: float) -> bool:
         """Wait until all that the log holds was called back, after the connection's end. Return whether it was."""
@@ -144,8 +170,8 @@ class Hook:
             finally:
                 self._opened.set()
             with reader:
-                for event in follow(self._link, reader, place, lambda: self._stopped):
-                    if self._stopped:
+                for event in follow(self._link, reader, place, self._stopper):
+                    if self._stopper.over:
                         return
                     if self._wanted.fits(event):
                         self._call(event)

@@ -52,7 +52,7 @@ from taskpool.wire.poller import IN, OUT, Poller
 FORKED = "this pool belongs to another process: a forked child cannot use it"
 
 
-class _Call:
+class Call:
     """A request whose answer somebody waits for."""
 
     __slots__ = ("answer", "done")
@@ -77,7 +77,7 @@ class Link:
         self.outbox = Outbox(self, sock, self.lock, self._want_out)
         self.submit, self.put, self.send, self.flush = self.outbox.submit, self.outbox.put, self.outbox.send, self.outbox.flush
         self._open: dict[int, TaskFuture[Any]] = {}
-        self._calls: dict[int, _Call] = {}
+        self._calls: dict[int, Call] = {}
         self._ready_made = Bundle(self, stored=True)  # stands for the bundle of tasks that were stored before
         self._frames: deque[bytes] = deque()
         self._callbacks = Callbacks()
@@ -163,12 +163,12 @@ class Link:
 
     # ---- requests -----------------------------------------------------------------------------------------------------
 
-    def request(self, make: Callable[[int], Request], timeout: float | None = None) -> Reply:
+    def request(self, make: Callable[[int], Request], timeout: float | None = None, call: Call | None = None) -> Reply:
         """Send a request under the next sequence number and return its answer. Raises what the supervisor refuses it with.
 
-        TimeoutError when there is none after `timeout` seconds.
+        TimeoutError when there is none after `timeout` seconds. call: a new one, for who may `give_up` from elsewhere.
         """
-        call, number = _Call(), 0
+        call, number = call or Call(), 0
 
         def note(seq: int) -> None:
             nonlocal number
@@ -188,6 +188,10 @@ class Link:
             return call.answer
         assert call.answer is not None
         raise call.answer
+
+    def give_up(self, call: Call) -> None:
+        """End the waiting for a request, also for one that is still to be sent: its `request` raises PoolStopped."""
+        self._hand_over(call, PoolStopped("nobody waits for the answer any more"))
 
     def request_soon(self, make: Callable[[int], Request]) -> None:
         """Send a request whose answer nobody needs."""
@@ -421,8 +425,14 @@ class Link:
             else:  # who asked for it does not wait any more
                 self._due.append((self.request_soon, (lambda seq: Speak(0, worker, give_up=True),)))
         if call is not None:
-            call.answer = answer
-            call.done.release()
+            self._hand_over(call, answer)
+
+    def _hand_over(self, call: Call, answer: Reply | TaskpoolError) -> None:
+        """Answer a request. The first answer stands."""
+        with self.lock:
+            if call.answer is None:
+                call.answer = answer
+                call.done.release()
 
     # ---- the end ------------------------------------------------------------------------------------------------------
 
@@ -470,8 +480,7 @@ class Link:
             watched = self._except(pending, lambda: PoolStopped(reason))
         self._settle_watched(watched)
         for call in calls:
-            call.answer = PoolStopped(reason)
-            call.done.release()
+            self._hand_over(call, PoolStopped(reason))
         for waiter in waiters:
             waiter.release()
         self._wake()

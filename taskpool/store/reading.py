@@ -237,9 +237,22 @@ class Reading:
         return int(self._read("SELECT COALESCE(MAX(turn), 0) FROM event")[0][0])
 
     def logged_since(self, at: int) -> int:
-        """Return the first turn of the log at or after a moment (wall µs), else one that is still to come."""
-        found = self._read("SELECT turn FROM event WHERE at >= ? ORDER BY turn LIMIT 1", (at,))
-        return int(found[0][0]) if found else self.last_logged() + 1
+        """Return the first turn of the log at or after a moment (wall µs), else one that is still to come.
+
+        Turns are told in the order of time, so it is found by halving. Where the clock was set back meanwhile there may be
+        several such places; one of them is returned.
+        """
+        ends = "SELECT COALESCE((SELECT MIN(turn) FROM event), 1), COALESCE((SELECT MAX(turn) FROM event), 0) + 1"
+        first, end = self._read(ends)[0]
+        while first < end:
+            middle = (first + end) // 2
+            told = self._read("SELECT turn, at FROM event WHERE turn >= ? ORDER BY turn LIMIT 1", (middle,))
+            if not told or told[0][1] >= at:
+                end = middle
+            else:
+                first = told[0][0] + 1
+        found = self._read("SELECT turn FROM event WHERE turn >= ? ORDER BY turn LIMIT 1", (first,))
+        return int(found[0][0]) if found else int(first)
 
     def names(self, ids: Sequence[int]) -> dict[int, tuple[str, str]]:
         """Return id → (name, queue) of those of the tasks that are stored."""
