@@ -227,6 +227,17 @@ def test_text_becomes_what_the_handler_is_annotated_with(run: Run, words: list[s
     assert run("result", done.stdout.strip()).stdout == result
 
 
+@pytest.mark.parametrize(("after", "code"), [("99999", 3), ("all", 2), ("soon", 2), ("", 2)])
+def test_submit_after_what_names_no_task(run: Run, after: str, code: int) -> None:
+    run("submit", "jobs:price", "1", "--wait")
+    assert run("submit", "jobs:price", "7", "--after", after).returncode == code
+
+
+def test_submit_after_one_that_failed_is_cancelled(run: Run) -> None:
+    assert run("submit", "jobs:fail", "no", "--wait").returncode == 1
+    assert run("submit", "jobs:price", "7", "--after", "last", "--wait").returncode == 7
+
+
 def test_submit_as_a_document(run: Run) -> None:
     (task,) = documents(
         run("submit", "jobs:price", "7", "--json", "--tag", "a", "--tag", "b", "--priority", "3", "--timeout", "1h").stdout

@@ -87,8 +87,7 @@ def command(
         said["deadline"] = _moment(deadline)
     parents: list[int] = []
     if after:
-        with session.reader() as reader:
-            parents = parse_tasks(after).resolve_ids(reader)
+        parents = _parents(session, after)
     from taskpool.cli.handing_in import Handed, hand_in
     from taskpool.core.graph import ON_SUCCESS
     from taskpool.doors.named import plan_by_name
@@ -115,6 +114,15 @@ def command(
     elif not print_id:
         say_end(session, task)
     return exit_of_task(task.status, task.error.kind if task.error else None)
+
+
+def _parents(session: Session, words: tuple[str, ...]) -> list[int]:
+    """Return the ids of the tasks that are to succeed first. Raises click.UsageError, CliError for one that is not there."""
+    named = parse_tasks(words)
+    if not named.named:  # such as --after "$ID" with nothing in it
+        raise click.BadParameter("name the tasks: 42, 40-57, last, a uuid", param_hint="--after")
+    with session.reader() as reader:
+        return named.resolve_ids(reader)
 
 
 def read_arguments(words: tuple[str, ...]) -> tuple[list[Any], dict[str, Any], str]:

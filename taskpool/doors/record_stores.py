@@ -13,7 +13,7 @@ from taskpool.core.commands import Insert, Move, Save
 from taskpool.core.events import TaskRow, UpdateAsked
 from taskpool.core.lifecycle import MOVES, PENDING, QUEUED, RETRYING, WAITING
 from taskpool.errors import AlreadyExists, IllegalTransition, InvalidTask, StaleVersion
-from taskpool.model import Filter, Status, Task, TaskError
+from taskpool.model import Filter, Options, Status, Task, TaskError
 from taskpool.records import Record, State, options_of, record_of, spec_of, uid_of
 from taskpool.retention import ENDED
 from taskpool.store.pruning import Walk, by_hand
@@ -60,9 +60,13 @@ class RecordStore:
     def update(self, record: Record, /) -> None:
         """Write what is mutable of a record that waits. StaleVersion, NotFound, IllegalTransition, InvalidTask."""
         row = self._row(record.task_id)
-        _check_mutable(record, self._store.task(row.id))
-        options = options_of(record, row.options)
-        asked = UpdateAsked(0, 0, row.id, record.version, row, record.priority, record.next_attempt_at, options, self._held(row))
+        stored = self._store.task(row.id)
+        _check_mutable(record, stored)
+        options: Options | None = options_of(record, row.options)
+        at, held = record.next_attempt_at, self._held(row)
+        if held and (options, at) == (row.options, record_of(stored).next_attempt_at):
+            options = at = None  # only what is changed can be refused: of a task that waits for its parents all but the priority
+        asked = UpdateAsked(0, 0, row.id, record.version, row, record.priority, at, options, held)
         if self._store.commit([_amended(row, asked, _now())]):
             raise StaleVersion(f"task {row.id} was written meanwhile", hint="read it again")
         self.get(record.task_id).copy_to(record)

@@ -121,3 +121,24 @@ def test_records_are_cloned_copied_and_validated() -> None:
     ):  # fmt: skip
         with pytest.raises(InvalidTask):
             Record(**wrong).validate()  # type: ignore[arg-type]
+
+
+def test_of_a_record_that_waits_for_others_the_priority_can_be_changed(tmp_path: Path) -> None:
+    """Without a supervisor as with one, and it goes on waiting."""
+    path = tmp_path / "records.db"
+    with Pool(path, workers=1, durability="process") as pool:
+        pool.pause("default")
+        parent = Record(type=7, data=b"a")
+        PoolStore(pool).put_all(parent)
+        child = pool.options(after=[parent.id], priority=1).submit(abs, 1).id
+        uid = str(pool.get(child).uid)
+        pool.stop()
+    with RecordStore(path) as store:
+        later = store.get(uid)
+        later.next_attempt_at = 5
+        with pytest.raises(IllegalTransition, match="waits for its parents"):
+            store.update(later)
+        record = store.get(uid)
+        record.priority = 7
+        store.update(record)
+        assert (record.priority, store.get(uid).priority, store._store.is_held(child)) == (7, 7, True)
