@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,7 +40,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     end for owner_grace_s); cancel_grace_s: from the request to the kill; drain_grace_s: how long a served pool waits at SIGTERM;
     workers_max: to so many it grows under load; worker_idle_s: until those that are not needed leave;
     memory_limit: bytes that a task may use which says nothing of its own (None: all there are); retention: how long ended tasks
-    are kept.
+    are kept; labels: how many workers have each.
     """
 
     store: str
@@ -55,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     worker_idle_s: float = 10.0
     memory_limit: int | None = None
     retention: Retention = Retention()
+    labels: dict[str, int] = {}
 
 
 def settings(
@@ -71,6 +72,7 @@ def settings(
     worker_idle: float | timedelta = 10.0,
     memory_limit: int | str | None = None,
     retention: float | timedelta | str | Mapping[str, float | timedelta | str] | Retention | None = None,
+    labels: str | Iterable[str] | Mapping[str, int] = (),
 ) -> Settings:
     """Return checked Settings for a store's file (a path). Graces in seconds. Raises InvalidSettings, which names the value.
 
@@ -93,6 +95,7 @@ def settings(
         drain_grace_s=seconds("drain_grace", drain_grace),
         memory_limit=None if memory_limit is None else _size("memory_limit", memory_limit),
         retention=retention_of(retention),
+        labels=_labels(labels),
     )
 
 
@@ -113,6 +116,17 @@ def _size(name: str, value: object) -> int:
         return size_of(value)
     except ValueError as error:
         raise InvalidSettings(f"{name}: {error}") from None
+
+
+def _labels(value: str | Iterable[str] | Mapping[str, int]) -> dict[str, int]:
+    """Return label → number of workers that have it; of names alone, all have them."""
+    names = [value] if isinstance(value, str) else value
+    counts = names if isinstance(names, Mapping) else dict.fromkeys(names, WORKERS_MAX)
+    for name in counts:
+        if not isinstance(name, str) or not 0 < len(name) <= _NAME_LENGTH_MAX or not name.isprintable() or name.isdigit():
+            raise InvalidSettings(f"labels are names of workers, and no numbers: {name!r:.120}")
+        _whole(f"the label {name!r}", counts[name], 1, WORKERS_MAX)
+    return dict(counts)
 
 
 def _whole(name: str, value: object, least: int, most: int) -> int:

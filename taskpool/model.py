@@ -147,6 +147,7 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     memory: Whole | None = None  # bytes it may use, together with all processes that it starts
     recurrence: str = ""  # the schedule that made the task
     retention_s: float | None = None  # how long it is kept after its end; None: as its pool says
+    target: str = ""  # the worker that is to run it, by its number or a label
 
     @property
     def has_worker_to_itself(self) -> bool:
@@ -463,6 +464,7 @@ class WorkerState(msgspec.Struct, frozen=True):
     name: str = ""
     since_at: int | None = None
     done: int = 0
+    labels: tuple[str, ...] = ()
 
 
 class Stats(msgspec.Struct, frozen=True):

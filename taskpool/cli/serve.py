@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -58,6 +58,14 @@ JOURNAL_LEVELS = {"info": 6, "warning": 4, "error": 3}
     help="How long ended tasks are kept: 12h, failed=90d, interrupted=forever (default: 7d, failed 30d, interrupted forever).",
 )
 @click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="NAME[:N]",
+    help="What tasks may name as their target; N: so many workers have it (default: all).",
+)
+@click.option("--fail-unknown", is_flag=True, help="Fail tasks whose handler APP does not register, instead of letting them wait.")
+@click.option(
     "--log-format", type=click.Choice(["text", "json", "journal"]), help="Of the log lines (default: text; journal under systemd)."
 )
 @click.pass_obj
@@ -71,6 +79,8 @@ def command(
     durability: str,
     memory_limit: str | None,
     retention: tuple[str, ...],
+    labels: tuple[str, ...],
+    fail_unknown: bool,
     log_format: str | None,
 ) -> int:
     """Own a store and run its tasks until SIGTERM or SIGINT: then stop taking work, wait --drain-grace, put back what still runs.
@@ -94,9 +104,11 @@ def command(
         drain_grace=drain_grace,
         memory_limit=memory_limit,
         retention=parse_retention(retention),
+        labels=counted(labels),
     )
     log = Log("json" if session.json else log_format or ("journal" if "JOURNAL_STREAM" in os.environ else "text"))
     supervisor = Supervisor(chosen, Prepare(main=describe_main(), preload=preload), log=log.info)
+    supervisor.fails_unknown = fail_unknown
     supervisor.on_ready = lambda prepared: announce(log, chosen.store, chosen.workers, prepared)
     code = supervisor.serve_all()
     notify("STOPPING=1")
@@ -111,6 +123,19 @@ def parse_retention(words: Sequence[str]) -> Retention | None:
         seconds = text if text == FOREVER else duration(text)
         kept |= {status: seconds} if named else dict.fromkeys(("succeeded", "cancelled", "failed"), seconds)
     return retention_of(kept) if kept else None
+
+
+def counted(labels: Iterable[str]) -> dict[str, int]:
+    """Return name → number of what was said as NAME or NAME:N."""
+    from taskpool.config import WORKERS_MAX
+
+    found = {}
+    for label in labels:
+        name, colon, number = label.partition(":")
+        if colon and not number.isdigit():
+            raise click.BadParameter(f"{label!r} is neither NAME nor NAME:N")
+        found[name] = int(number) if colon else WORKERS_MAX
+    return found
 
 
 def enter_app(app: str) -> str:

@@ -102,6 +102,7 @@ class TaskDoc(msgspec.Struct):
     reference_id: str | None = None
     parent_id: int | None = None
     reply_to: str | None = None
+    target: str | None = None
     headers: dict[str, str] = {}
     failed_attempts: int = 0
     next_attempt_at: str | None = None
@@ -500,6 +501,7 @@ def task_doc(task: Task, *, nested: bool = False) -> TaskDoc:
         reference_id=options.reference_id or None,
         parent_id=options.parent_id,
         reply_to=options.reply_to or None,
+        target=options.target or None,
         headers=dict(options.headers),
         failed_attempts=task.failed_attempts,
         next_attempt_at=rfc3339(task.next_attempt_at),

@@ -106,6 +106,7 @@ def _facts(task: Task) -> Iterator[tuple[str, str]]:
     yield "reference", one_line(options.reference_id)
     yield "parent", "" if options.parent_id is None else str(options.parent_id)
     yield "reply to", one_line(options.reply_to)
+    yield "target", one_line(options.target)
 
 
 def error_lines(error: TaskError, *, with_traceback: bool = False) -> Iterator[str]:

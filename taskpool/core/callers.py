@@ -180,4 +180,6 @@ def refusal(row: TaskRow | None, event: ExecuteAsked, obstacle: str, now: Instan
     if row.status in (PENDING, RETRYING) and row.scheduled_at > now.wall:
         words = f"task {row.id} is {row.status}, due in {(row.scheduled_at - now.wall) / US:.1f} s"
         return IllegalTransition(words, hint="update(…, delay=0) makes it due")
+    if row.options.target and row.options.target not in event.labels:
+        return IllegalTransition(f"task {row.id} is for {row.options.target!r}", hint="say labels=[…] to be that")
     return IllegalTransition(f"task {row.id} {obstacle}") if obstacle else None

@@ -234,7 +234,7 @@ class UpdateAsked(msgspec.Struct, tag=True):
 class ExecuteAsked(msgspec.Struct, tag=True):
     """A client wants to run a task's next attempt itself. pid: its process; row: as the store has it, if memory has not.
 
-    held: it waits for its parents.
+    held: it waits for its parents; labels: the targets that the client takes tasks of.
     """
 
     client: int
@@ -243,6 +243,13 @@ class ExecuteAsked(msgspec.Struct, tag=True):
     pid: int
     row: TaskRow | None = None
     held: bool = False
+    labels: list[str] = []
+
+
+class HandlersKnown(msgspec.Struct, tag=True):
+    """These are the names of all handlers here: tasks of others wait, unless their names say where to import them from."""
+
+    names: list[str]
 
 
 class CallerSpoke(msgspec.Struct, tag=True):
@@ -304,6 +311,7 @@ Event = (
     | RetryAsked
     | UpdateAsked
     | ExecuteAsked
+    | HandlersKnown
     | CallerSpoke
     | CallerGone
     | Refilled

@@ -9,6 +9,7 @@ good at a bounded rate.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 from taskpool.clock import NS, Instant
 from taskpool.core.commands import Kill, Spawn
@@ -25,8 +26,14 @@ SPAWN_BACKOFF_MAX_NS = 30 * NS
 class Fleet:
     """All workers by number. restarts: how many have died."""
 
-    def __init__(self, size: int, spares: int, size_max: int = 0, idle_ns: int = IDLE_NS) -> None:
-        """size: how many may run tasks at the same time, size_max: how many under load; spares: how many more stand ready."""
+    def __init__(
+        self, size: int, spares: int, size_max: int = 0, idle_ns: int = IDLE_NS, labels: Mapping[str, int] | None = None
+    ) -> None:
+        """size: how many may run tasks at the same time, size_max: how many under load; spares: how many more stand ready.
+
+        labels: how many of those that take part have each; whoever takes the place of one that died gets its labels.
+        """
+        self._labels = dict(labels or {})
         self.size = self._size_min = size
         self.size_max = max(size, size_max)
         self._idle_ns = idle_ns
@@ -139,6 +146,18 @@ class Fleet:
                     active += 1
                     if active == self.size:
                         break
+        if self._labels:
+            self._label()
+
+    def _label(self) -> None:
+        """Give each label to so many of those that take part as there should be."""
+        boxes = [box for box in self.workers.values() if box.active and not box.leaving]
+        for label, count in self._labels.items():
+            lacking = count - sum(label in box.labels for box in boxes)
+            for box in boxes:
+                if lacking > 0 and label not in box.labels:
+                    box.labels |= {label}
+                    lacking -= 1
 
     def spawn(self, now: Instant) -> list[Spawn]:
         """Return the commands that start what is missing, as far as that may be now."""

@@ -95,6 +95,14 @@ class Line:
         self.mark = keys[kept - 1]
         return keys[kept:]
 
+    def cut(self, mark: Key) -> list[Key]:
+        """Lower the mark, and return what stood behind it."""
+        keys = sorted(self)
+        kept = [key for key in keys if key <= mark]
+        self._row, self._heap = deque(kept), []
+        self.mark = mark if self.mark is None else min(mark, self.mark)
+        return keys[len(kept) :]
+
     def wants_refill(self) -> bool:
         """Whether the store should be asked for rows after the mark now."""
         return self.mark is not None and not self.refilling and len(self) <= self.cap // 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from taskpool.clock import Instant
 from taskpool.core.commands import Refill
@@ -106,6 +106,9 @@ class Lines:
             keys.append((0 if queue is None else row.rank, row.scheduled_at, row.id))
             self._watch_deadline(row)
         line.refilled(keys, more)
+        if more and rows:  # also if memory holds all of these, such as those that stand aside
+            last = rows[-1]
+            line.mark = (0 if queue is None else last.rank, last.scheduled_at, last.id)
 
     def _watch_deadline(self, row: TaskRow) -> None:
         options = row.options
@@ -177,13 +180,18 @@ class Lines:
             left = bucket.left(now.mono)
             room[name] = min(left, room.get(name, left))
 
-    def watch_tokens(self, now: Instant) -> None:
-        """At the end of a turn: note when there is a token for what waits in queues that have none."""
+    def watch_tokens(self, now: Instant, aside: Mapping[str, int]) -> None:
+        """At the end of a turn: note when there is a token for what waits in queues that have none. aside: as for `refills`."""
         ends = []
         for name, bucket in self.rates.buckets.items():
-            if self.ready.get(name) and not self.queues[name].paused and not bucket.left(now.mono):
+            if (self.ready.get(name) or aside.get(name)) and not self.queues[name].paused and not bucket.left(now.mono):
                 ends.append(bucket.next_at())
         self._token_at = min(ends, default=None)
+
+    @property
+    def is_refilling(self) -> bool:
+        """Whether the store was asked for rows that are not here yet."""
+        return any(line.refilling for line in (*self.ready.values(), self.delayed))
 
     def next_token(self) -> int | None:
         """Return when (monotonic ns) a queue that waits for it gets a token."""
@@ -237,6 +245,11 @@ class Lines:
         """Take nothing more of a queue in this turn."""
         self._room[queue] = 0
 
+    def first_of(self, queue: str) -> Key | None:
+        """Return the first key in a queue's line, which may be of a task that does not wait any more."""
+        line = self.ready.get(queue)
+        return None if line is None else line.first()
+
     def may_start(self, row: TaskRow) -> bool:
         """Return whether a task still waits, in a queue that may start some; after `measure_room`."""
         return self._tasks.get(row.id) is row and row.status in WAITING and self._room.get(row.queue, 1) > 0
@@ -261,23 +274,37 @@ class Lines:
 
     # ---- the part that memory holds ---------------------------------------------------------------------------------
 
-    def shed(self) -> None:
-        """Let go of what lies beyond the caps: at the end of a turn, when every row is stored as its line has it."""
+    def shed(self) -> list[tuple[str, Key]]:
+        """Let go of what lies beyond the caps: at the end of a turn, when every row is stored as its line has it.
+
+        Return the queues whose lines end sooner now, and where.
+        """
+        cut = []
         for name, line in (*self._grown.items(), (None, self.delayed)):
             gone = line.shed()
-            if gone and name is not None:
+            if gone and name is not None and line.mark is not None:
                 self._beyond[name] = line
-            for key in gone:
-                row = self._tasks.get(key[2])
-                if row is not None and row.status in WAITING and self._place(row) == (line, key):
-                    del self._tasks[row.id]
+                cut.append((name, line.mark))
+            self._let_go(line, gone)
         self._grown.clear()
+        return cut
 
-    def refills(self) -> list[Refill]:
-        """Return what to ask the store for."""
+    def cut(self, queue: str, mark: Key) -> None:
+        """Let go of what stands behind a place of a queue's line: at the end of a turn, as `shed`."""
+        line = self._beyond[queue] = self.ready[queue]
+        self._let_go(line, line.cut(mark))
+
+    def _let_go(self, line: Line, keys: Iterable[Key]) -> None:
+        for key in keys:
+            row = self._tasks.get(key[2])
+            if row is not None and row.status in WAITING and self._place(row) == (line, key):
+                del self._tasks[row.id]
+
+    def refills(self, aside: Mapping[str, int]) -> list[Refill]:
+        """Return what to ask the store for. aside: how many rows memory holds beside the lines, by queue; they have a limit too."""
         asked, whole = [], []
         for queue, line in self._beyond.items():
-            if line.wants_refill():
+            if line.wants_refill() and aside.get(queue, 0) <= line.cap // 2:
                 line.refilling = True
                 asked.append(Refill(queue, line.mark, max(1, line.cap // 2)))
             elif line.mark is None:
@@ -295,10 +322,10 @@ class Lines:
             return self.ready[row.queue], (row.rank, row.scheduled_at, row.id)
         return self.delayed, (0, row.scheduled_at, row.id)
 
-    def check(self) -> None:
-        """Assert that each waiting task that is held stands in its line; the simulation has it called after every step."""
+    def check(self, is_aside: Callable[[TaskRow], bool]) -> None:
+        """Assert that each waiting task that is held stands in its line, or aside; the simulation has it called every step."""
         keys = {line: set(line) for line in (*self.ready.values(), self.delayed)}
         for row in self._tasks.values():
             if row.status in WAITING:
                 line, key = self._place(row)
-                assert key in keys[line], f"task {row.id} ({row.status}) is not in its line"
+                assert key in keys[line] or is_aside(row), f"task {row.id} ({row.status}) is not in its line"

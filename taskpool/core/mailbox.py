@@ -48,6 +48,7 @@ class Mailbox:
         "active",
         "caller",
         "done",
+        "labels",
         "last_n",
         "leaving",
         "load_ns",
@@ -71,6 +72,7 @@ class Mailbox:
         self.leaving = False  # to be killed; gets nothing more
         self.told = 0  # number of the body that was told that the pool stops
         self.done = 0
+        self.labels: frozenset[str] = frozenset()  # what tasks may name as their target
         self.caller: tuple[int, int] | None = None  # a client that runs one task itself, and the number of its request
 
     def takes_work(self) -> bool:

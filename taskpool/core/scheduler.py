@@ -7,6 +7,7 @@ Late and double messages are normal: each carries the number, task and attempt i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import assert_never
 
 from taskpool.clock import NS, US, Instant
@@ -38,6 +39,7 @@ from taskpool.core.lifecycle import PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDE
 from taskpool.core.line import LINE_MAX
 from taskpool.core.lines import Lines
 from taskpool.core.mailbox import DEPTH_MAX, Durations, Mailbox
+from taskpool.core.routing import Routes
 from taskpool.model import FlowSpec, Options, TaskError, TaskSpec
 
 CANCEL_GRACE_S = 5.0
@@ -58,18 +60,20 @@ class Scheduler:
         idle_ns: int = IDLE_NS,
         room: Room | None = None,
         next_after: NextAfter = never,
+        labels: Mapping[str, int] | None = None,
     ) -> None:
         """depth_max 1 where tasks cannot be taken back; line_max: waiting rows of a queue held in memory.
 
         size_max: to so many workers the pool grows under load; idle_ns: until those that are not needed leave; room: what the
-        machine has for tasks that say what they need; next_after: of schedules.
+        machine has for tasks that say what they need; next_after: of schedules; labels: how many workers have each.
         """
         self.depth_max = depth_max
         self.grace_s = grace_s
         self.tasks: dict[int, TaskRow] = {}  # all that run, and those that wait before their line's mark
         self.lines = Lines(self.tasks, line_max)
+        self.routes = Routes(self.tasks)
         self.room = room or Room(0, 0)
-        self.fleet = Fleet(size, spares, size_max, idle_ns)
+        self.fleet = Fleet(size, spares, size_max, idle_ns, labels)
         self.workers = self.fleet.workers
         self.callers = Callers(self.workers)
         self.durations = Durations()
@@ -125,6 +129,9 @@ class Scheduler:
                 self._on_retry(event, now)
             case ev.UpdateAsked():
                 self._on_update(event, now)
+            case ev.HandlersKnown():
+                for row in self.routes.learn(event.names):
+                    self._wait(row)
             case ev.ExecuteAsked():
                 self.callers.asked.append(event)
             case ev.CallerSpoke():
@@ -152,12 +159,21 @@ class Scheduler:
                 assert_never(event)
         return out
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs, and nothing is due that might start, now or by a rate: after the end of a turn."""
+        if any(box.sent for box in self.workers.values()) or self.room.held is not None:
+            return False
+        return not self.lines.startable() and not self.lines.is_refilling and self.lines.next_token() is None
+
     def knows(self, task_id: int) -> bool:
         """Whether memory holds the task; if not, the shell adds its row to the event."""
         return task_id in self.tasks or task_id in self._gone
 
     def _forget(self, row: TaskRow) -> None:
         self.tasks.pop(row.id, None)
+        if self.routes:
+            self.routes.take_out(row)
         self._gone[row.id] = row
 
     def next_timer(self, now: Instant) -> float | None:
@@ -245,6 +261,8 @@ class Scheduler:
         for task_id in event.ids:
             self.cron.dropped(task_id, now)
             row = self.tasks.pop(task_id, None)
+            if row is not None:
+                self.routes.take_out(row)
             if row is not None and row.n:
                 box = self.workers.get(row.worker)
                 if box is not None and row.n in box.sent and box.caller is not None:
@@ -453,6 +471,7 @@ class Scheduler:
             return
         assert row is not None
         self.lines.take_out(row)
+        self.routes.take_out(row)
         self.room.let_go(row)
         self._out.append(amend.amended(row, event, now))
         self._wait(row)
@@ -506,9 +525,13 @@ class Scheduler:
         self._gone.clear()
         self._out += self.cron.advances()
         self._out += self.lines.rates.spent(now)
-        self.lines.watch_tokens(now)
-        self.lines.shed()
-        self._out += self.lines.refills()
+        if self.routes:
+            self.routes.shed(self.lines)
+        self.lines.watch_tokens(now, self.routes.counts)
+        for queue, mark in self.lines.shed():
+            if self.routes:
+                self.routes.cut(queue, mark)
+        self._out += self.lines.refills(self.routes.counts)
 
     def _lend(self, now: Instant) -> None:
         """Start for callers what they asked for, by the rules of all starts; it is the last that a turn says of a task."""
@@ -526,6 +549,7 @@ class Scheduler:
                 continue
             assert row is not None
             self.lines.take_out(row)
+            self.routes.take_out(row)
             self.room.let_go(row)
             self.tasks[row.id] = row
             box = self.callers.open(self.fleet.next_worker, row, event, now)
@@ -559,13 +583,15 @@ class Scheduler:
         self.room.measure(self.workers.values(), self.lines.may_start)
         if self.room.held is not None:
             self.lines.favour(self.room.held.queue)
-        if not self.lines.startable(1):
+        if not self.lines.startable(1) and not self.routes:
             return
         boxes = [box for box in self.workers.values() if box.takes_work()]
         # First one for each idle worker, so that no work waits beside one; then what each may hold ahead.
         for box in boxes:
             if not box.sent:
-                row = self._next_admitted(now)
+                row = self._next_admitted(now, box)
+                if row is None and self.routes:
+                    continue  # what stands aside may be for another
                 if row is None:
                     break
                 self._start(box, row, self.durations.expected(row.name), now)
@@ -585,21 +611,35 @@ class Scheduler:
                     break
                 self._start(box, row, expected, now)
 
-    def _next(self, now: Instant) -> TaskRow | None:
-        """Take the next task that may still start."""
+    def _next(self, now: Instant, box: Mailbox | None = None) -> TaskRow | None:
+        """Take the next task that may still start, on that worker (None: on any)."""
         while (row := self.lines.next()) is not None:
+            if self.routes.diverts(row, box):
+                self.lines.favour(row.queue)  # it had its turn for nothing
+                continue
             if not ((row.options.deadline_at or row.options.expires_at) and self._end_if_overdue(row, now)):
                 return row
         return None
 
-    def _next_admitted(self, now: Instant) -> TaskRow | None:
+    def _next_admitted(self, now: Instant, box: Mailbox) -> TaskRow | None:
         """Take the next task that the machine has room for; a queue whose first has to wait for room is passed over."""
-        while (row := self._next(now)) is not None:
+        row = self._next_aside(box)
+        if row is not None:
+            return row
+        while (row := self._next(now, box)) is not None:
             if self.room.admits(row):
                 return row
             self.lines.put_back(row)
             self.lines.pass_over(row.queue)
-        return None
+        return self._next_aside(box)  # what seemed to stand before it may have been nothing any more
+
+    def _next_aside(self, box: Mailbox) -> TaskRow | None:
+        """Take the next task that stands aside for that worker, if the machine has room for it."""
+        row = self.routes.first_for(box, self.lines) if self.routes else None
+        if row is None or not self.room.admits(row):
+            return None
+        self.routes.take_out(row)
+        return row
 
     def _start(self, box: Mailbox, row: TaskRow, expected: int | None, now: Instant) -> None:
         if not box.sent and box.caller is None:
@@ -680,4 +720,4 @@ class Scheduler:
             assert row.rules is None or row.rules.name == row.queue, f"task {row.id} has the rules of another queue"
         self.fleet.check()
         self.callers.check()
-        self.lines.check()
+        self.lines.check(self.routes.holds)

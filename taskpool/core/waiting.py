@@ -18,6 +18,8 @@ PARENTS: Final = "parents"
 PAUSED: Final = "paused"
 QUEUE_LIMIT: Final = "queue limit"
 RATE: Final = "rate"
+TARGET: Final = "target"
+HANDLER: Final = "handler"  # only the pool that lacks it can say so
 WORKER: Final = "worker"
 SERVER: Final = "server"  # only a reader can say so: nobody owns the store
 
@@ -39,10 +41,10 @@ class Place(msgspec.Struct, frozen=True):
     free_at: int | None = None  # when (wall µs) its queue's rate lets the next task start
 
 
-def reason(status: str, snoozes: int, queue: Queue | None, running: int, free_in: int = 0) -> str | None:
+def reason(status: str, snoozes: int, queue: Queue | None, running: int, free_in: int = 0, target: str = "") -> str | None:
     """Return in a word what a task waits for, None if it does not wait.
 
-    running: tasks of its queue that run; free_in: µs until the queue's rate lets the next one start.
+    running: tasks of its queue that run; free_in: µs until the queue's rate lets the next one start; target: its own.
     """
     if status == RETRYING:
         return RETRY
@@ -57,7 +59,7 @@ def reason(status: str, snoozes: int, queue: Queue | None, running: int, free_in
             return QUEUE_LIMIT
         if queue.rate is not None and free_in > 0:
             return RATE
-    return WORKER
+    return TARGET if target else WORKER
 
 
 def explain(task: Task, place: Place, now: int) -> Explanation:

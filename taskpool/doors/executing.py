@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,16 @@ Executor = Callable[[Task], Any]
 class Executing(Amending):
     """Executes single tasks in the calling process."""
 
-    def execute_and_advance(self, task_id: TaskId, executor: Executor | None = None, /) -> Task:
+    def execute_and_advance(
+        self, task_id: TaskId, executor: Executor | None = None, /, *, labels: str | Iterable[str] = ()
+    ) -> Task:
         """Run the next attempt of a task here and now, in this thread, and return the task as it stands after that.
 
         executor: called with the Task; what it returns is the result, what it raises is a failure, retried by the task's policy.
         None: its handler is called with its arguments. The task's turn is not waited for, all other rules hold: it must wait, be
-        due, and its queue must have room. Either may use `taskpool.controller()`, and should ask it now and then whether it was
-        cancelled: nothing here can be stopped by force, so an attempt that overruns its time is given up while it still runs.
+        due, and its queue must have room. labels: the targets that the caller is; a task with another is not its to take. Either
+        may use `taskpool.controller()`, and should ask it now and then whether it was cancelled: nothing here can be stopped by
+        force, so an attempt that overruns its time is given up while it still runs.
 
         Raises IllegalTransition if it may not start now, and says why (also when somebody else runs it already), NotFound,
         StaleVersion if the attempt was given up before it had ended here; PoolStopped if the supervisor went away meanwhile: it is
@@ -40,7 +43,8 @@ class Executing(Amending):
 
         number = task_id if isinstance(task_id, int) else self._id_of(task_id)
         link = self._link
-        lent = link.request(lambda seq: Execute(seq, number)).lent
+        names = [labels] if isinstance(labels, str) else list(labels)
+        lent = link.request(lambda seq: Execute(seq, number, names)).lent
         assert lent is not None
         worker, job = lent
         try:

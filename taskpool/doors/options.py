@@ -45,8 +45,9 @@ class TaskOptions(TypedDict, total=False):
     it starts when the machine has room for it, and is killed when it uses more memory than that;
     tags, headers, trace_ctx: for search and tracing; label: its arguments in short, for people; owner_type and owner_id: whose it
     is; source: what handed it in; reference_id: what it belongs to elsewhere; parent_id: the task that made it; reply_to: the
-    mailbox that gets its response; after: futures or ids of tasks that must succeed before it may start; retention: seconds for
-    which it is kept after its end, or "forever" (None: as the pool says).
+    mailbox that gets its response; target: the worker that is to run it, by a label or its number; after: futures or ids of tasks
+    that must succeed before it may start; retention: seconds for which it is kept after its end, or "forever" (None: as the pool
+    says).
     """
 
     queue: str
@@ -78,6 +79,7 @@ class TaskOptions(TypedDict, total=False):
     reference_id: str
     parent_id: int | None
     reply_to: str
+    target: str | int
     after: Any
     retention: Duration | str | None
 
@@ -196,7 +198,7 @@ def _options_of(values: Mapping[str, Any]) -> Options:
 _DURATIONS = ("timeout", "soft_timeout", "heartbeat_timeout", "retention")
 _PLAIN_FIELDS = (
     "max_attempts", "retry", "retry_on", "no_retry_on", "on_interrupt", "at_most_once", "crash_limit", "max_interruptions",
-    "tags", "headers", "trace_ctx", "label", "owner_type", "owner_id", "source", "reference_id", "parent_id", "reply_to",
+    "tags", "headers", "trace_ctx", "label", "owner_type", "owner_id", "source", "reference_id", "parent_id", "reply_to", "target",
     "cpus", "memory",
 )  # fmt: skip
 
@@ -400,6 +402,10 @@ def _word(name: str, value: Any) -> str:
     return value
 
 
+def _target(name: str, value: Any) -> str:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else _word(name, value)
+
+
 def _task_id(name: str, value: Any) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**63):
         raise InvalidTask(f"{name} must be the id of a task: {value!r:.120}")
@@ -470,6 +476,7 @@ _CHECKS: dict[str, Any] = {
     "parent_id": _task_id,
     "reply_to": _word,
     "retention": _retention,
+    "target": _target,
 }
 
 NOTHING_SAID = Said({})

@@ -76,6 +76,7 @@ class Pool(Client):
         worker_idle: float | timedelta = 10.0,
         memory_limit: int | str | None = None,
         retention: float | timedelta | str | Mapping[str, float | timedelta | str] | None = None,
+        labels: str | Iterable[str] | Mapping[str, int] = (),
     ) -> None:
         _require_linux()
         _require_guard()
@@ -91,6 +92,7 @@ class Pool(Client):
             "worker_idle": worker_idle,
             "memory_limit": memory_limit,
             "retention": retention,
+            "labels": labels,
         }
         # All is checked before anything is started; the place of a private store is made after.
         self.settings: Settings = config.settings("/" if store is None else config.store_path(store), **said)

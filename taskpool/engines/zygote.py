@@ -153,7 +153,7 @@ class Zygote:
         # Workers are born registered: a processor that idled on a worker's memory while it registered might not notice.
         barrier.register()
         known = default_registry
-        return Prepared(known.names(), self._error, tuple(notices), code, known.said(), known.infos())
+        return Prepared(known.names(), self._error, tuple(notices), code, known.said(), known.infos(), bool(prepare.late))
 
     def _import_all(self) -> None:
         prepare = self._prepare

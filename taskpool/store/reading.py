@@ -299,7 +299,7 @@ class Reading:
         for task in tasks:
             queue = rules.get(task.queue)
             reason = task.wait_reason or waiting.reason(
-                task.status, task.snoozes, queue, running.get(task.queue, 0), free.get(task.queue, 0) - now
+                task.status, task.snoozes, queue, running.get(task.queue, 0), free.get(task.queue, 0) - now, task.options.target
             )
             limit = max_attempts(task.options, queue) if queue is not None else task.max_attempts
             changed = reason is not None or limit != task.max_attempts

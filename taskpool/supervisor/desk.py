@@ -20,7 +20,7 @@ from taskpool.core.commands import Accept, Agree, CancelLive, End, Move, Respond
 from taskpool.core.directory import Directory, route
 from taskpool.core.lifecycle import QUEUED, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.scheduler import Scheduler
-from taskpool.core.waiting import with_reason
+from taskpool.core.waiting import HANDLER, with_reason
 from taskpool.errors import (
     AlreadyExists,
     InternalError,
@@ -31,7 +31,7 @@ from taskpool.errors import (
     StoreError,
     TaskpoolError,
 )
-from taskpool.model import Codec, Explanation, Filter, Options, Queue, Stats, TaskSpec, WorkerState
+from taskpool.model import Codec, Explanation, Filter, Options, Queue, Stats, Task, TaskSpec, WorkerState
 from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.store import Store
 from taskpool.supervisor.lending import Lending
@@ -281,8 +281,23 @@ class Desk:
     def _with_room(self, explanation: Explanation) -> Explanation:
         """Add what the machine lacks for a task."""
         row = self._scheduler.tasks.get(explanation.id)
-        reason = self._scheduler.room.reason(row) if row is not None and row.status == QUEUED else None
+        if row is None or row.status != QUEUED:
+            return explanation
+        reason = self._scheduler.routes.reason(row, self._scheduler.workers.values()) or self._scheduler.room.reason(row)
         return explanation if reason is None else with_reason(explanation, reason)
+
+    def _routed(self, tasks: list[Task]) -> list[Task]:
+        """Say of tasks that they wait for their handler: the store cannot know."""
+        routes = self._scheduler.routes
+        if not routes:
+            return tasks
+        rows = [self._scheduler.tasks.get(task.id) for task in tasks]
+        return [
+            msgspec.structs.replace(task, wait_reason=HANDLER)
+            if row is not None and row.status == QUEUED and not routes.knows(row)
+            else task
+            for task, row in zip(tasks, rows, strict=True)
+        ]
 
     def _learn_queue_name(self, name: str) -> None:
         if len(self._queue_names) < QUEUE_NAMES_MAX:
@@ -522,11 +537,11 @@ class Desk:
                 self._watch(client, ids)
                 return Reply(seq) if seq >= 0 else None
             case wire.Get(seq=seq, id=task_id, uid=uid):
-                return Reply(seq, tasks=[store.task(task_id if task_id else store.id_of(uid))])
+                return Reply(seq, tasks=self._routed([store.task(task_id if task_id else store.id_of(uid))]))
             case wire.List(seq=seq, filter=wanted, limit=limit, before=before, offset=offset):
                 limit = max(0, min(limit, PAGE_MAX))
                 tasks = store.tasks(wanted, limit, before, max(0, min(offset, ID_MAX - limit)))
-                return Reply(seq, tasks=tasks, next=tasks[-1].id if tasks and len(tasks) == limit else None)
+                return Reply(seq, tasks=self._routed(tasks), next=tasks[-1].id if tasks and len(tasks) == limit else None)
             case wire.Find(seq=seq, uids=uids):
                 found = store.find_uids(uids)
                 if len(found) < len(set(uids)) and self.finds_more():
@@ -602,6 +617,7 @@ def stats_of(
                 row.name if row else "",
                 row.started_at if row else None,
                 box.done,
+                tuple(sorted(box.labels)),
             )
         )
     return Stats(

@@ -34,10 +34,10 @@ class Lending:
         """
         client = connection.number
         match request:
-            case wire.Execute(seq=seq, id=task_id):
+            case wire.Execute(seq=seq, id=task_id, labels=labels):
                 rows = [] if self._scheduler.knows(task_id) else self._store.rows([task_id])
                 row = rows[0] if rows else None
-                return [ev.ExecuteAsked(client, seq, task_id, connection.pid, row, self._store.is_held(task_id))]
+                return [ev.ExecuteAsked(client, seq, task_id, connection.pid, row, self._store.is_held(task_id), labels)]
             case wire.Executed(seq=seq, worker=worker, report=report):
                 loan = self._loan(client, worker)
                 readings.append((client, wire.Get(seq, loan.row.id)))

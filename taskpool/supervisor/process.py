@@ -105,6 +105,7 @@ class Supervisor:
         self._signals = 0
         self._told_failure_at = -TELL_FAILURE_S  # monotonic seconds
         self._owner: Connection | None = None
+        self.fails_unknown = True  # tasks of handlers that nobody has registered go to a worker, where they fail
         self.on_ready: Callable[[wire.Prepared], None] = lambda prepared: None  # handlers are loaded, the socket listens
 
     # ---- the two ways to serve --------------------------------------------------------------------------------------
@@ -156,6 +157,7 @@ class Supervisor:
             idle_ns=round(settings.worker_idle_s * NS),
             room=Room(max(settings.workers, settings.workers_max, config.usable_cpus()), usable_memory()),
             next_after=self._next_after,
+            labels=settings.labels,
         )
         desk = self._desk = Desk(store, scheduler, self.stats)
         self._server = desk.server = Server(self._poller, desk.on_request, self._on_gone)
@@ -342,6 +344,9 @@ class Supervisor:
 
     def _on_prepared(self, prepared: wire.Prepared) -> None:
         self._desk.directory.learn(prepared.infos)  # once more when the zygote had to be started anew
+        if not self.fails_unknown and not prepared.late:
+            known = {name for info in prepared.infos for name in (info.name, *info.aliases)}
+            self._loop.deliver(ev.HandlersKnown(sorted(known)))
         hellos, self._hellos = self._hellos, []
         for connection in hellos:
             self._welcome(connection)

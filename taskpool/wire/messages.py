@@ -171,6 +171,7 @@ class Prepared(msgspec.Struct, tag=True):
     error_code: str = ""
     said: dict[str, HandlerOptions] = {}
     infos: tuple[HandlerInfo, ...] = ()
+    late: bool = False  # workers import more modules, whose handlers nobody else knows
 
 
 class Forked(msgspec.Struct, tag=True):
@@ -350,10 +351,11 @@ class Update(msgspec.Struct, array_like=True, tag="update"):
 
 
 class Execute(msgspec.Struct, array_like=True, tag="execute"):
-    """Start the next attempt of a task, to be run by this client. Answered by a Lent."""
+    """Start the next attempt of a task, to be run by this client. labels: the targets that it is. The answer has `lent`."""
 
     seq: Whole
     id: Whole
+    labels: list[str] = []
 
 
 class Executed(msgspec.Struct, array_like=True, tag="executed", gc=False):

@@ -19,6 +19,7 @@ from taskpool.core.fleet import Fleet
 from taskpool.core.line import Key, Line
 from taskpool.core.lines import Lines
 from taskpool.core.rate import Rates
+from taskpool.core.routing import Routes
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, Queue, TaskError
 from taskpool.supervisor.inbox import Inbox
@@ -718,7 +719,7 @@ def tokens_are_not_stored(patch: pytest.MonkeyPatch) -> None:
 
 @fault
 def nobody_thinks_of_the_next_token(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Lines, "watch_tokens", lambda self, now: None)
+    patch.setattr(Lines, "watch_tokens", lambda self, now, aside: None)
 
 
 @fault
@@ -728,3 +729,21 @@ def what_never_began_gives_two_tokens_back(patch: pytest.MonkeyPatch) -> None:
         original(self, name)
 
     _wrap(patch, Rates, "give_back", give_back)
+
+
+# ---- targets ------------------------------------------------------------------------------------------------------------
+
+
+@fault
+def targets_are_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Routes, "diverts", lambda self, row, box: False)
+
+
+@fault
+def what_stands_aside_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Routes, "first_for", lambda self, box, lines: None)
+
+
+@fault
+def what_stands_aside_passes_those_before_it(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Lines, "first_of", lambda self, queue: None)

@@ -434,7 +434,9 @@ class RealShell(Shell):
             self._laws.found_no_room = True  # also if that was told within the turn that had been stuck
         commands = self._handle(event, now)
         started = [one for one in commands if isinstance(one, cmd.Start) and one.caller is None]
-        self._laws.served += [self.scheduler.tasks[one.id].queue for one in started]
+        rows = [self.scheduler.tasks[one.id] for one in started]
+        self._laws.served += [row.queue for row in rows if not row.options.target]
+        self._laws.served_aside.update(row.queue for row in rows if row.options.target)
         self._answers += [one for one in commands if isinstance(one, cmd.Respond)]
         if isinstance(event, ev.Dispatch):
             self.idle_turns = 0 if commands or looked else self.idle_turns + 1
@@ -462,8 +464,8 @@ class RealShell(Shell):
         packed = None if options is None else msgspec.msgpack.encode(options)
         self._ask(wire.Update(UPDATE, task_id, version, priority, at, packed))
 
-    def execute(self, task_id: int, client: int) -> None:
-        self._ask(wire.Execute(EXECUTE, task_id))
+    def execute(self, task_id: int, client: int, labels: list[str]) -> None:
+        self._ask(wire.Execute(EXECUTE, task_id, labels))
 
     def stop(self, grace_s: float | None) -> None:
         self._ask(wire.Stop(4, grace_s))

@@ -46,6 +46,7 @@ CANNOT: dict[str, tuple[tuple[str, ...], str]] = {
     "RetryAsked": ((NEW,), "its rows come from the store"),
     "UpdateAsked": ((), ""),
     "ExecuteAsked": ((), ""),
+    "HandlersKnown": ((NEW, *STORED), "comes once, before any worker does; its test is in test_routing.py"),
     "CallerSpoke": ((NEW,), "names no task, so it meets the stored ones"),
     "CallerGone": ((NEW,), "names no task, so it meets the stored ones"),
     "Refilled": ((NEW, "running", *ENDED), "a line holds what waits, and a refill is the first event after its reading"),

@@ -41,8 +41,14 @@ class Conditions(msgspec.Struct, frozen=True):
     cpus: float  # of the machine, for tasks that say how many they need; 0: no limit, and none says so …
     memory: int  # … and its memory
     callers: float  # per request of a client: that it wants to run these tasks itself
+    labels: int  # workers with the label that tasks may name; 0: none does
     schedules: int = 0  # cron schedules that the store has
     prune: float = 0.0  # per turn: that what has ended is pruned
+
+    @property
+    def routes(self) -> bool:
+        """Whether tasks have targets: not where they need room too, of which a law would have to know who waits for what."""
+        return bool(self.labels) and not self.cpus and not self.memory
 
 
 def conditions(random: Random) -> Conditions:
@@ -80,6 +86,7 @@ def conditions(random: Random) -> Conditions:
         cpus=random.choice((0, 0, 0, 3)),
         memory=random.choice((0, 10)),
         callers=random.choice((0.0, 0.3, 0.6)),
+        labels=random.choice((0, 0, 1, 2)),
         schedules=random.choice((0, 0, 0, 2)),
     )
 

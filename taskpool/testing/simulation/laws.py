@@ -83,6 +83,7 @@ class Laws:
         self.kept: dict[int, int] = {}  # succeeded task → version that must stay, until a retry by force
         self.forced: set[int] = set()  # tasks that a client may retry although they succeeded
         self.served: list[str] = []  # queues of the starts of this turn, in order, also of those that the store refused
+        self.served_aside: set[str] = set()  # queues of those that may stand aside: that was a turn, but it passed nobody
         self.schedules: dict[str, Schedule] = {}  # as they were added
         self.meddled: set[str] = set()  # of these, what was paused: not all of their times happen
         self.paces = Paces()
@@ -94,6 +95,7 @@ class Laws:
         """Another supervisor takes over."""
         self.stopping = self.found_no_room = False
         self.served.clear()
+        self.served_aside.clear()
         self._queued.clear()
         self._passed.clear()
 
@@ -114,6 +116,8 @@ class Laws:
         key = place(row) if row.status == QUEUED else (row.rank, row.scheduled_at, row.id)
         for stored in self.store.tasks.values() if save.caller is None else ():  # a caller names the task
             other = stored.row
+            if other.options.target:
+                continue  # it may stand aside
             overtaken = other.status == QUEUED and other.queue == row.queue and place(other) < key
             obey(not overtaken, f"{who} {key} was started before task {other.id} {place(other)} of its queue")
 
@@ -155,7 +159,7 @@ class Laws:
         """The end of an attempt: it says what happened, charges what counts, and goes on by policy."""
         closed, outcome = save.closed, save.closed.outcome
         fate = self.fates.of(row.id, closed.attempt)
-        if outcome == "returned":
+        if not fate.begun:
             self.paces.returned(row.queue, row.id, closed.attempt)
         who = f"attempt {closed.attempt} of task {row.id}"
         allowed = _outcomes(fate, row)
@@ -251,6 +255,7 @@ class Laws:
         if lacking or self._lacked:  # who waited for room goes first when there is some
             self._passed.clear()
             self.served.clear()
+            self.served_aside.clear()
         self._lacked = bool(lacking) or scheduler.room.held is not None
         self._queues_take_turns(scheduler, closed)
         if not scheduler.stopping:
@@ -290,8 +295,11 @@ class Laws:
         idle = [box.worker for box in scheduler.workers.values() if not box.sent and box.takes_work()]
         if idle:
             rows = [row for row in scheduler.tasks.values() if row.status == QUEUED]
-            queued = [row.id for row in rows if row.queue not in closed]
+            queued = [row.id for row in rows if row.queue not in closed and not row.options.target]
             obey(not queued, f"worker {idle[0]} is idle, and tasks {queued} wait")
+            labels = {label for worker in idle for label in scheduler.workers[worker].labels}
+            aside = [row.id for row in rows if row.queue not in closed and row.options.target in labels]
+            obey(not aside, f"a worker is idle that tasks {aside} are for")
 
     def _without_room(self, scheduler: Scheduler, closed: set[str]) -> set[str]:
         """Judge that what runs fits the machine, and return the queues that wait for room, or for one that does.
@@ -320,10 +328,10 @@ class Laws:
         """No queue is served twice while another that has work in memory, and may start it, is served not once."""
         queued: dict[str, set[int]] = {}
         for row in scheduler.tasks.values():
-            if row.status == QUEUED and row.queue not in closed:
+            if row.status == QUEUED and row.queue not in closed and not row.options.target:
                 queued.setdefault(row.queue, set()).add(row.id)
         for queue, before in self._queued.items():
-            if queue in self.served or before.isdisjoint(queued.get(queue, ())):
+            if queue in self.served or queue in self.served_aside or before.isdisjoint(queued.get(queue, ())):
                 self._passed.pop(queue, None)
                 continue
             passed = self._passed.setdefault(queue, set())
@@ -332,6 +340,7 @@ class Laws:
                 passed.add(other)
         self._queued = queued
         self.served.clear()
+        self.served_aside.clear()
 
     def _timers(self, scheduler: Scheduler, now: Instant, refused: frozenset[int]) -> None:
         """What is due by itself is due no later than the scheduler's next timer."""

@@ -113,11 +113,12 @@ class Shell:
         self._asked.setdefault(task_id, []).append(version)
         self.deliver(ev.UpdateAsked(1, UPDATE, task_id, version, row, priority, at, options, self._store.graphs.is_held(task_id)))
 
-    def execute(self, task_id: int, client: int) -> None:
+    def execute(self, task_id: int, client: int, labels: list[str]) -> None:
         """A client wants to run a task itself."""
         rows = [] if self.scheduler.knows(task_id) else self._store.rows([task_id])
         row = rows[0] if rows else None
-        self.deliver(ev.ExecuteAsked(client, EXECUTE, task_id, 20_000 + client, row, self._store.graphs.is_held(task_id)))
+        held = self._store.graphs.is_held(task_id)
+        self.deliver(ev.ExecuteAsked(client, EXECUTE, task_id, 20_000 + client, row, held, labels))
 
     def step_callers(self) -> bool:
         """Let a client go on with what it runs itself; return whether it says something."""
@@ -234,7 +235,11 @@ class Shell:
             if isinstance(save, cmd.Move) and (save.rank is not None or save.options is not None):
                 obey(save.version in self._asked.get(save.id, ()), f"task {save.id} was changed at another version than was asked")
         started = [save for save in saves if isinstance(save, cmd.Start) and save.caller is None]
-        self._laws.served += [self.scheduler.tasks[save.id].queue for save in started]
+        rows = [self.scheduler.tasks[save.id] for save in started]
+        self._laws.served += [row.queue for row in rows if not row.options.target]
+        self._laws.served_aside.update(row.queue for row in rows if row.options.target)
+        for save in started:
+            obey(self._may_run(save), f"task {save.id} was started on worker {save.worker}, which is not its target")
         self._peril("before the commit")
         self._wait_for_the_disk()
         full = not self._calm and self._random.random() < self._conditions.full
@@ -255,6 +260,10 @@ class Shell:
         for command in commands:
             self._act(command, refused)
         return refused
+
+    def _may_run(self, start: cmd.Start) -> bool:
+        target = self.scheduler.tasks[start.id].options.target
+        return not target or target in self.scheduler.workers[start.worker].labels
 
     def _wait_for_the_disk(self) -> None:
         """A guest holds the write lock: meanwhile workers go on, and kills come."""

@@ -21,6 +21,7 @@ RETRIES = (
 )
 
 
+LABEL = "gpu"
 RARE = ("retrying", "queued", "pending", "interrupted")
 
 
@@ -92,6 +93,7 @@ class Traffic:
             reply_to=random.choice(("", "", "box")),
             cpus=random.choice((None, None, 0.5, 2.0, 9.0)) if self._conditions.cpus else None,
             memory=random.choice((None, 3, 6, 8)) if self._conditions.memory else None,
+            target=random.choice(("", LABEL)) if self._conditions.routes else "",
         )
 
     def _at(self, now_wall: int) -> int | None:

@@ -26,7 +26,7 @@ from taskpool.testing.simulation.model_engine import ModelEngine, ModelWorker
 from taskpool.testing.simulation.model_store import ModelStore
 from taskpool.testing.simulation.shell import ECHOES_MAX, Ended, Killed, Said, Shell
 from taskpool.testing.simulation.trace import Coverage, Trace
-from taskpool.testing.simulation.traffic import Traffic
+from taskpool.testing.simulation.traffic import LABEL, Traffic
 from taskpool.timetable import next_after
 from taskpool.wire.messages import Checkpointed, Report
 
@@ -138,6 +138,7 @@ class World:
             idle_ns=NS // 2,
             room=self._room(),
             next_after=next_after,
+            labels={LABEL: self._conditions.labels} if self._conditions.labels else {},
         )
         return self._shell_class(
             scheduler,
@@ -286,7 +287,7 @@ class World:
                     self._update(task_id)
             if random.random() < self._conditions.callers:
                 for task_id in ids:
-                    shell.execute(task_id, random.choice((1, 2)))
+                    shell.execute(task_id, random.choice((1, 2)), random.choice(([], [LABEL])))
             if chance < 0.75:
                 shell.cancel(ids, random.choice((None, None, 0.0, 0.05)), force=random.random() < 0.3)
             else:
