@@ -64,6 +64,11 @@ JOURNAL_LEVELS = {"info": 6, "warning": 4, "error": 3}
     metavar="NAME[:N]",
     help="What tasks may name as their target; N: so many workers have it (default: all).",
 )
+@click.option("--queues", metavar="NAME:N,…", help="How many tasks of each of these queues may run at once; it is stored.")
+@click.option(
+    "--once", is_flag=True, help="End when nothing runs and nothing is due: what waits for a time stays for the next run."
+)
+@click.option("--reload", is_flag=True, help="Start anew when a Python file beside APP changes. For development.")
 @click.option("--fail-unknown", is_flag=True, help="Fail tasks whose handler APP does not register, instead of letting them wait.")
 @click.option(
     "--log-format", type=click.Choice(["text", "json", "journal"]), help="Of the log lines (default: text; journal under systemd)."
@@ -80,6 +85,9 @@ def command(
     memory_limit: str | None,
     retention: tuple[str, ...],
     labels: tuple[str, ...],
+    queues: str | None,
+    once: bool,
+    reload: bool,
     fail_unknown: bool,
     log_format: str | None,
 ) -> int:
@@ -94,7 +102,11 @@ def command(
 
     if session.meant.startswith("unix:"):
         raise click.UsageError("serve owns a store's file: give -C a path or a name")
+    log = Log("json" if session.json else log_format or ("journal" if "JOURNAL_STREAM" in os.environ else "text"))
+    limits = limits_of(queues or "")
     preload = (enter_app(app),) if app else ()
+    if reload:
+        return serve_anew(app, log)
     chosen = settings(
         session.store_path(),
         workers=workers,
@@ -106,9 +118,9 @@ def command(
         retention=parse_retention(retention),
         labels=counted(labels),
     )
-    log = Log("json" if session.json else log_format or ("journal" if "JOURNAL_STREAM" in os.environ else "text"))
     supervisor = Supervisor(chosen, Prepare(main=describe_main(), preload=preload), log=log.info)
     supervisor.fails_unknown = fail_unknown
+    supervisor.limits, supervisor.ends_when_idle = limits, once
     supervisor.on_ready = lambda prepared: announce(log, chosen.store, chosen.workers, prepared)
     code = supervisor.serve_all()
     notify("STOPPING=1")
@@ -136,6 +148,31 @@ def counted(labels: Iterable[str]) -> dict[str, int]:
             raise click.BadParameter(f"{label!r} is neither NAME nor NAME:N")
         found[name] = int(number) if colon else WORKERS_MAX
     return found
+
+
+def limits_of(text: str) -> dict[str, int]:
+    """Return queue → how many of its tasks may run at once, of what was said as NAME:N,NAME:N."""
+    found = {}
+    for word in filter(None, text.split(",")):
+        name, _, number = word.rpartition(":")
+        if not name or not number.isdigit() or not int(number):
+            raise click.BadParameter(f"{word!r} is no NAME:N, such as cpu:4", param_hint="--queues")
+        found[name] = int(number)
+    return found
+
+
+def serve_anew(app: str | None, log: Log) -> int:
+    """Serve as was asked for, without --reload, in a child that is started anew when APP changes."""
+    if app is None:
+        raise click.UsageError("--reload looks at the files beside APP: name it")
+    from importlib.util import find_spec
+
+    from taskpool.cli.reloading import serve_again
+
+    found = find_spec(app.partition(".")[0]) if not app.endswith(".py") else None
+    path = os.path.realpath(app if found is None or found.origin is None else found.origin)
+    log.info(f"reload   Python files in {os.path.dirname(path)}")
+    return serve_again([word for word in sys.argv[1:] if word != "--reload"], os.path.dirname(path), log.info)
 
 
 def enter_app(app: str) -> str:

@@ -164,7 +164,7 @@ class Scheduler:
         """Whether nothing runs, and nothing is due that might start, now or by a rate: after the end of a turn."""
         if any(box.sent for box in self.workers.values()) or self.room.held is not None:
             return False
-        return not self.lines.startable() and not self.lines.is_refilling and self.lines.next_token() is None
+        return not self.lines.startable(1) and not self.lines.is_refilling and self.lines.next_token() is None
 
     def knows(self, task_id: int) -> bool:
         """Whether memory holds the task; if not, the shell adds its row to the event."""

@@ -331,6 +331,12 @@ class Store(Reading, InboxReading):
             )
         return msgspec.structs.replace(queue, paused=paused)
 
+    def limit_queue(self, name: str, concurrency: int) -> Queue:
+        """Store how many tasks of a queue may run at once, and leave its other settings; return them."""
+        stored = self._queue_rows().get(name)
+        config = Queue(name) if stored is None else stored.config
+        return self.register_queue(queues.check(msgspec.structs.replace(config, concurrency=concurrency)), replace=True)
+
     def pause_queues(self, names: Sequence[str], paused: bool) -> list[Queue]:
         """Pause queues or let them go on (no names: all there are), and return their rules as they are now.
 

@@ -141,6 +141,7 @@ class Loop:
         self._progress_saved_at = 0
         self._stuck: Stuck | None = None
         self._give_up_at: int | None = None  # monotonic ns: a store that takes no writes is waited for until then
+        self.after_turn: Callable[[], None] = lambda: None
         self.turns = 0
         self.ended = False
         self.reason = ""
@@ -197,6 +198,13 @@ class Loop:
         else:
             self._alone = False
         self._prune(idle=self._alone or not (turn.saves or turn.plans))
+        self.after_turn()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs, nothing is due, and nobody has asked for anything."""
+        asked = self._events or self._desk.busy or self._desk.waits_for_lock or self._inbox.due
+        return not asked and self._scheduler.is_idle
 
     def _prune(self, *, idle: bool) -> None:
         """Take a slice of ended tasks, if it is time, and nothing that waits for the next turn may hold their rows."""

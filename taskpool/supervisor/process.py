@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -106,6 +106,8 @@ class Supervisor:
         self._told_failure_at = -TELL_FAILURE_S  # monotonic seconds
         self._owner: Connection | None = None
         self.fails_unknown = True  # tasks of handlers that nobody has registered go to a worker, where they fail
+        self.limits: Mapping[str, int] = {}  # queue → how many of its tasks may run at once, to be stored at the start
+        self.ends_when_idle = False  # when nothing runs and nothing is due
         self.on_ready: Callable[[wire.Prepared], None] = lambda prepared: None  # handlers are loaded, the socket listens
 
     # ---- the two ways to serve --------------------------------------------------------------------------------------
@@ -177,7 +179,10 @@ class Supervisor:
             memory_limit=settings.memory_limit,
             pruning=Pruning(store, settings.retention, time.monotonic_ns()),
         )
+        self._loop.after_turn = self._end_when_idle
         self._node.start(self._poller, self._deliver, self._on_prepared)
+        for name, limit in self.limits.items():
+            _patiently(lambda name=name, limit=limit: store.limit_queue(name, limit))  # type: ignore[misc]
         self._recover()
         self._server.listen(config.socket_path(settings.store))
         self._check = store.start_check() if store.unclean else None
@@ -323,6 +328,12 @@ class Supervisor:
             self._told_failure_at = time.monotonic()
             self._warn(f"a worker could not be started, and will be tried again: {event.error}")
         self._loop.deliver(event)
+
+    def _end_when_idle(self) -> None:
+        """After a turn: `serve --once` has done what was to be done."""
+        if self.ends_when_idle and self._node.prepared is not None and not self._scheduler.stopping and self._loop.is_idle:
+            self._log("nothing is due any more")
+            self.stop(None, why="all that was due has been done")
 
     def _on_hello(self, connection: Connection) -> None:
         """Welcome a client once the handlers are loaded, so that their import errors are told at once."""
