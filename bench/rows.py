@@ -24,6 +24,7 @@ MODULES = {
     "P17": "p17_counts",
     "P18": "p18_busy_caller",
     "P19": "p19_transaction",
+    "P20": "p20_graphs",
 }
 
 
