@@ -34,8 +34,8 @@ def fill(path: Path, count: int, submit: Callable[[Any], object]) -> None:
             end = min(begin + CHUNK, first + count)
             db.execute("BEGIN IMMEDIATE")
             numbers = f"WITH RECURSIVE numbers(n) AS (VALUES({begin}) UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < {end}) "
-            db.execute(  # uids rise, as those of UUIDv7 do
-                f"INSERT INTO task(id, uid, {COLUMNS}) {numbers} SELECT n, CAST(printf('%016d', n) AS BLOB), {COLUMNS} "
+            db.execute(  # uids rise as those of UUIDv7 do, and lie before today's
+                f"INSERT INTO task(id, uid, {COLUMNS}) {numbers} SELECT n, CAST(char(1) || printf('%015d', n) AS BLOB), {COLUMNS} "
                 "FROM numbers CROSS JOIN task WHERE task.id = ?",
                 (first,),
             )
