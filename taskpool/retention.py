@@ -26,6 +26,11 @@ class Retention(msgspec.Struct, frozen=True, omit_defaults=True):
     failed: float = 30 * DAY_S
     interrupted: float = math.inf
 
+    def check(self) -> None:
+        """Raise InvalidSettings for what is no time; whoever was sent one has not made it with `retention_of`."""
+        for status in ENDED:
+            period(f"retention of what is {status}", getattr(self, status))
+
     def at_least(self, seconds: float) -> Retention:
         """Return one that keeps nothing for less than that."""
         return Retention(*(max(seconds, getattr(self, status)) for status in ENDED))

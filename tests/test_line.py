@@ -58,13 +58,13 @@ def test_a_line_asks_for_more_below_half_and_knows_when_all_is_here() -> None:
     assert line.wants_refill()
     line.refilling = True
     assert not line.wants_refill()
-    line.refilled([(0, 0, 1), (0, 0, 2)], more=True)
+    line.refilled([(0, 0, 1)], end=(0, 0, 2))  # the second is here already, beside the line
     assert line.mark == (0, 0, 2)
     assert line.offer((-1, 5, 3))
     assert not line.offer((0, 0, 3))
-    line.refilled([(0, 0, 3)], more=False)
+    line.refilled([(0, 0, 3)], end=None)
     assert line.mark is None
-    assert drained(line) == [(-1, 5, 3), (0, 0, 1), (0, 0, 2), (0, 0, 3)]
+    assert drained(line) == [(-1, 5, 3), (0, 0, 1), (0, 0, 3)]
 
 
 @given(
@@ -77,7 +77,7 @@ def test_a_short_line_over_a_long_store_loses_nothing_and_keeps_the_order(steps:
     def refill() -> None:
         assert line.mark is not None
         behind = sorted(key for key in stored if key > line.mark)
-        line.refilled(behind[:2], more=len(behind) > 2)
+        line.refilled(behind[:2], end=behind[1] if len(behind) > 2 else None)
 
     def take() -> None:
         key = line.pop()

@@ -14,6 +14,7 @@ import pytest
 
 from taskpool import Client, NoServer, Pool, Queue, Status, connect
 from taskpool.store.reading import Reader
+from tests.processes.evidence import wait_dead
 
 WAIT_S = 40.0
 Serve = Callable[..., "subprocess.Popen[str]"]
@@ -149,10 +150,7 @@ def test_reload_ends_with_its_server_if_it_is_killed(path: Path, serve: Serve) -
     with reached(path) as client:
         pid = client.pid
     server.kill()
-    until = time.monotonic() + WAIT_S
-    while os.path.exists(f"/proc/{pid}"):
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    wait_dead(pid)
 
 
 def test_reload_needs_an_app(serve: Serve) -> None:

@@ -107,12 +107,9 @@ class Line:
         """Whether the store should be asked for rows after the mark now."""
         return self.mark is not None and not self.refilling and len(self) <= self.cap // 2
 
-    def refilled(self, keys: list[Key], more: bool) -> None:
-        """Take the rows that the store returned, in order. more: it has further ones."""
+    def refilled(self, keys: list[Key], end: Key | None) -> None:
+        """Take rows that the store returned, in order. end: of all that it returned; None: it has no further ones."""
         self.refilling = False
         for key in keys:
             self._put(key)
-        if not more:
-            self.mark = None
-        elif keys:
-            self.mark = keys[-1]
+        self.mark = end

@@ -98,17 +98,16 @@ class Lines:
     def refilled(self, queue: str | None, rows: Sequence[TaskRow], more: bool) -> None:
         """Take the rows after a line's mark (queue None: of those that wait for their time). more: the store has further ones."""
         line = self.delayed if queue is None else self._grow(queue)
-        keys = []
+        keys: list[Key] = []
+        end = line.mark
         for row in rows:
+            end = (0 if queue is None else row.rank, row.scheduled_at, row.id)
             if row.id in self._tasks:
-                continue  # it came back to the line by itself after the shell had read it
+                continue  # it came back to the line by itself after the shell had read it, or stands aside
             self._tasks[row.id] = row
-            keys.append((0 if queue is None else row.rank, row.scheduled_at, row.id))
+            keys.append(end)
             self._watch_deadline(row)
-        line.refilled(keys, more)
-        if more and rows:  # also if memory holds all of these, such as those that stand aside
-            last = rows[-1]
-            line.mark = (0 if queue is None else last.rank, last.scheduled_at, last.id)
+        line.refilled(keys, end if more else None)
 
     def _watch_deadline(self, row: TaskRow) -> None:
         options = row.options

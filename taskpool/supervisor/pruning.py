@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from taskpool.clock import NS, Instant
-from taskpool.retention import ENDED, LEAST_S, Retention
+from taskpool.retention import ENDED, LEAST_S, Retention, check_ended
 from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.pruning import ROWS, Rule, Walk
 from taskpool.wire.messages import Prune
@@ -48,7 +48,10 @@ class Pruning:
         self.answer: Answer = lambda client, seq, gone: None
 
     def ask(self, client: int, request: Prune) -> None:
-        """Prune by hand, as soon as what is being done is done."""
+        """Prune by hand, as soon as what is being done is done. InvalidTask and InvalidSettings for what cannot be meant."""
+        check_ended(request.statuses)
+        if request.retention is not None:
+            request.retention.check()
         self._asked.append((client, request))
         if self._walk is None:
             self._next_at = 0

@@ -41,12 +41,15 @@ SUPERVISOR = {
 WORKER = {"body.before": 20, "result.before": 10, "result.half": 15, "result.after": 12}
 AT_ITS_END = {"checkpoint.inside": 1}
 OF_SCRIPTS = {"migrate.inside": 1}
+ELSEWHERE = {"prune.inside": "tests/test_prune_doors.py"}
 STATUS = {"kill": -signal.SIGKILL, "exit": 70}
 
 
 def test_every_point_is_tried() -> None:
     """Each of these tests fails if its point is never passed."""
-    assert {**SUPERVISOR, **WORKER, **AT_ITS_END, **OF_SCRIPTS}.keys() == set(faults.POINTS)
+    assert {**SUPERVISOR, **WORKER, **AT_ITS_END, **OF_SCRIPTS, **ELSEWHERE}.keys() == set(faults.POINTS)
+    for point, file in ELSEWHERE.items():
+        assert f'planted_fault("{point}"' in (Path(__file__).parents[2] / file).read_text()
 
 
 def wait_ready(pool: Pool, workers: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import struct
@@ -17,6 +18,7 @@ import pytest
 from taskpool import InvalidTask, Pool, Queue, TaskpoolError
 from taskpool.config import socket_path
 from taskpool.model import Codec, Filter, TaskSpec
+from taskpool.retention import Retention
 from taskpool.supervisor.server import CLIENTS_MAX
 from taskpool.wire import messages as wire
 from tests.processes import evidence
@@ -117,6 +119,25 @@ def test_a_task_that_cannot_be_is_refused_and_not_stored(pool: Pool, place: Path
         client.send(wire.Submit(1, [spec]))
         assert isinstance(client.answer(), wire.Refused)
     assert pool.count() == 1, "but for the one before"
+    is_well(pool, place, 1)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        wire.Prune(1, ["succeeded", "running"]),
+        wire.Prune(1, ["at_least"]),
+        wire.Prune(1, ["failed"], Retention(failed=math.nan)),
+        wire.Prune(1, ["failed"], Retention(failed=-1.0)),
+        wire.Prune(1, ["failed"], Retention(failed=1e300)),
+    ],
+    ids=["unfinished", "no status", "no number", "the future", "beyond all time"],
+)
+def test_what_cannot_be_pruned_is_refused(pool: Pool, place: Path, request_: wire.Prune) -> None:
+    with RawClient(place / "x.db") as client:
+        client.greet()
+        client.send(request_)
+        assert isinstance(client.answer(), wire.Refused)
     is_well(pool, place, 1)
 
 

@@ -268,10 +268,10 @@ def work_is_sent_before_the_worker_has_passed_what_was_taken_back(patch: pytest.
 
 @fault
 def the_mark_after_a_refill_is_off_by_one(patch: pytest.MonkeyPatch) -> None:
-    def refilled(original: Any, self: Line, keys: list[Key], more: bool) -> None:
-        original(self, keys, more)
-        if more and keys:
-            rank, at, task_id = keys[-1]
+    def refilled(original: Any, self: Line, keys: list[Key], end: Key | None) -> None:
+        original(self, keys, end)
+        if end is not None:
+            rank, at, task_id = end
             self.mark = (rank, at, task_id + 1)
 
     _wrap(patch, Line, "refilled", refilled)
