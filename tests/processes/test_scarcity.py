@@ -94,7 +94,8 @@ def test_without_descriptors_tasks_wait_and_the_reason_is_told(place: Path, capf
             assert time.monotonic() < until
             time.sleep(0.01)
         assert "Too many open files" in said
-        time.sleep(2 * SWEEP_NS / 1e9)  # nor does the supervisor mind that it cannot look for what the dead have left
+        # Nor does the supervisor mind that it cannot look for what the dead have left. Nothing tells of a look that was in vain.
+        time.sleep(2 * SWEEP_NS / 1e9)
         assert not waiting.done()
         assert pool.get(waiting.id).status == "queued"
         assert pool.get(waiting.id).charged == 0
@@ -109,7 +110,7 @@ def test_workers_that_live_work_on_without_descriptors(place: Path) -> None:
         soft, hard = resource.prlimit(pool.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pool.pid, resource.RLIMIT_NOFILE, (4, hard))
         assert sum(pool.map(abs, range(-30, 0))) == 465
-        time.sleep(2 * SWEEP_NS / 1e9)  # it cannot look for what these have left
+        time.sleep(2 * SWEEP_NS / 1e9)  # it cannot look for what these have left, and tells nobody that it tried
         assert sum(pool.map(abs, range(-30, 0))) == 465
         resource.prlimit(pool.pid, resource.RLIMIT_NOFILE, (soft, hard))
 
