@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from taskpool.model import Reason as Reason
     from taskpool.model import RetryPolicy as RetryPolicy
     from taskpool.model import Schedule as Schedule
+    from taskpool.model import Spawned as Spawned
     from taskpool.model import Stats as Stats
     from taskpool.model import Status as Status
     from taskpool.model import Task as Task
@@ -108,6 +109,7 @@ _PLACES = {
     "Schedule": "taskpool.model",
     "Settings": "taskpool.config",
     "State": "taskpool.records",
+    "Spawned": "taskpool.model",
     "Stats": "taskpool.model",
     "Status": "taskpool.model",
     "Store": "taskpool.protocols",

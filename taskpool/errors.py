@@ -49,6 +49,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from concurrent.futures import CancelledError as _CancelledError
     from concurrent.futures.process import BrokenProcessPool as _BrokenProcessPool
 
@@ -308,6 +309,22 @@ class Cancelled(BaseException):
 
 class SoftTimeout(BaseException):
     """Raised inside a handler at its soft timeout; catch it to end in good order before the kill."""
+
+
+def of_code(code: str, message: str, hint: str = "") -> TaskpoolError:
+    """Return the error of that code, as another process has raised it."""
+    if not _by_code:
+        _by_code.update({leaf.code: leaf for leaf in _leaves(TaskpoolError)})
+    return _by_code.get(code, TaskpoolError)(message, hint=hint)
+
+
+def _leaves(base: type[TaskpoolError]) -> Iterator[type[TaskpoolError]]:
+    for leaf in base.__subclasses__():
+        yield from _leaves(leaf)
+    yield base
+
+
+_by_code: dict[str, type[TaskpoolError]] = {}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,10 +7,17 @@ plain strings.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, ParamSpec, Protocol, overload
 
 import msgspec
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from taskpool.doors.options import TaskOptions
+
+P = ParamSpec("P")
 
 Params = Sequence[Any] | Mapping[str, Any]
 OnInterrupt = Literal["rerun", "hold", "fail"]
@@ -499,7 +506,55 @@ class Running(msgspec.Struct, frozen=True):
     payload: Any = None  # of a handler object's task: the one argument that it was submitted with
 
 
-class Controller(Protocol):
+class Spawned(msgspec.Struct, frozen=True):
+    """A task that a running one has made.
+
+    uid: its UUID, by which `pool.get(…)` and `pool.future(…)` find it; id: its number, 0 if it is stored with the success.
+    """
+
+    uid: str
+    name: str
+    id: int = 0
+
+
+class Spawning(Protocol):
+    """What makes tasks of a running one's: a controller, or the view of it that `options` returns."""
+
+    @overload
+    def spawn(self, fn: str, /, *args: Any, **kwargs: Any) -> Spawned: ...
+
+    @overload
+    def spawn(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Spawned: ...
+
+    def spawn(self, fn: Any, /, *args: Any, **kwargs: Any) -> Spawned:
+        """Let fn(*args, **kwargs) be a task from the moment on that this attempt's success is recorded, in that transaction.
+
+        An attempt that does not succeed leaves none; so each success has its children exactly once, however often the body ran.
+        fn: a function, or the name of a handler that this process has. Their `parent_id` is this task, whose `trace_ctx` they
+        have too unless they have one of their own. Raises what `pool.submit` does for what cannot be sent, InvalidPayload for
+        more than 10,000 tasks or 16 MiB.
+        """
+        ...
+
+    @overload
+    def spawn_now(self, fn: str, /, *args: Any, **kwargs: Any) -> Spawned: ...
+
+    @overload
+    def spawn_now(self, fn: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Spawned: ...
+
+    def spawn_now(self, fn: Any, /, *args: Any, **kwargs: Any) -> Spawned:
+        """Let fn(*args, **kwargs) be a task now, durable when this returns, whatever becomes of this attempt.
+
+        A later attempt makes it again. Raises what `spawn` does, QueueFull, PoolStopped while the pool stops.
+        """
+        ...
+
+    def options(self, **options: Unpack[TaskOptions]) -> Spawning:
+        """Return a view under which what is spawned has these options. Raises InvalidTask, naming the option."""
+        ...
+
+
+class Controller(Spawning, Protocol):
     """What a running handler talks to.
 
     A handler whose first parameter is annotated with it is given one; others call `taskpool.controller()`.

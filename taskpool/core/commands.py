@@ -38,7 +38,10 @@ class Place(msgspec.Struct, gc=False):
 
 
 class Insert(msgspec.Struct, gc=False):
-    """Store a new task under version 1. A Start of the same turn joins it."""
+    """Store a new task under version 1. A Start of the same turn joins it.
+
+    of: the task whose success it belongs to, which is stored before it: it is refused if that is, and not for want of room.
+    """
 
     id: int
     spec: TaskSpec
@@ -46,6 +49,7 @@ class Insert(msgspec.Struct, gc=False):
     scheduled_at: int
     created_at: int
     place: Place | None = None
+    of: int = 0
 
 
 class Start(msgspec.Struct, gc=False):

@@ -7,11 +7,11 @@ Late and double messages are normal: each carries the number, task and attempt i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 from taskpool.clock import NS, US, Instant
-from taskpool.core import amend, callers, graph, retry, settle
+from taskpool.core import amend, callers, children, graph, retry, settle
 from taskpool.core import events as ev
 from taskpool.core.admission import Room
 from taskpool.core.callers import Callers
@@ -87,6 +87,7 @@ class Scheduler:
         self._grace_is_over = False
         self._told_to_stop = False  # what runs was sent Cancelled because the pool stops
         self._halted = False
+        self._recovered: list[children.Child] = []  # of successes that a dead owner had not stored, until ids are known
         self._due: list[TaskRow] = []  # became ready in this turn, stored as pending or retrying
         self._gone: dict[int, TaskRow] = {}  # left memory in this turn; what the store says of them is about to change
         self._stuck_at: int | None = None
@@ -146,7 +147,7 @@ class Scheduler:
             case ev.Dropped():
                 self._on_dropped(event, now)
             case ev.Opened():
-                self._on_opened(event)
+                self._on_opened(event, now)
             case ev.QueueSet():
                 self.lines.set_rules(event.queue, event.full_at, now)
             case ev.Scheduled():
@@ -201,10 +202,12 @@ class Scheduler:
 
     # ---- tasks come in ----------------------------------------------------------------------------------------------
 
-    def _on_opened(self, event: ev.Opened) -> None:
+    def _on_opened(self, event: ev.Opened, now: Instant) -> None:
         self.next_id = event.next_id
         for queue in event.queues:
             self.lines.open(queue)
+        self._insert_children(self._recovered, now)
+        self._recovered = []
 
     def _on_submitted(self, event: ev.Submitted, now: Instant) -> None:
         ids: list[int] = []
@@ -212,8 +215,14 @@ class Scheduler:
             self._insert(spec, options, now.wall, ids, event.flow)
         self._out.append(Accept(event.client, event.seq, ids))
 
-    def _insert(self, spec: TaskSpec, options: Options, wall: int, ids: list[int], flow: FlowSpec | None = None) -> int:
-        """Take a new task in, and append its id to those of its submit."""
+    def _insert_children(self, brood: Sequence[children.Child], now: Instant) -> None:
+        for child in brood:
+            self._insert(child.spec, child.options, now.wall, [], of=child.parent)
+
+    def _insert(
+        self, spec: TaskSpec, options: Options, wall: int, ids: list[int], flow: FlowSpec | None = None, of: int = 0
+    ) -> int:
+        """Take a new task in, and append its id to those of its submit. of: the task with whose success it is stored."""
         task_id = self.next_id
         self.next_id += 1
         ids.append(task_id)
@@ -224,7 +233,7 @@ class Scheduler:
         status = PENDING if at > wall or (place is not None and place.parents) else QUEUED
         at = at or wall
         row = TaskRow(task_id, spec.name, spec.queue, -spec.priority, status, 1, 0, 0, at, wall, options)
-        self._out.append(Insert(task_id, spec, status, at, wall, place))
+        self._out.append(Insert(task_id, spec, status, at, wall, place, of))
         self._wait(row)
         return task_id
 
@@ -332,8 +341,10 @@ class Scheduler:
             box.done += 1
             self.attempts += 1
             output = outputs.get(report.n, "") if outputs else ""
+            brood = children.read(report) if report.children else ()
             out.append(settle.reported(row, report, event.pid, output, now, stopping=self._told_to_stop))
             self._after_end(row)
+            self._insert_children(brood, now)
             if report.dirty and not box.leaving:
                 box.leaving = True
                 out.append(Kill(box.worker, 0, "retire"))
@@ -367,6 +378,7 @@ class Scheduler:
         row, report = event.row, event.report
         row.rules = self.lines.queues.get(row.queue)
         if report is not None and report.attempt == row.attempt and report.task_id == row.id:
+            self._recovered += children.read(report)
             # A Cancelled that no stored cancel asked for: the dead owner was stopping the pool.
             self._out.append(settle.reported(row, report, 0, "", now, stopping=True))
         elif event.begun:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from taskpool.doors.amending import Amending, TaskId
 from taskpool.errors import InvalidHandler, InvalidPayload
-from taskpool.model import Codec, Progress, Task
-from taskpool.wire.messages import Checkpointed, Execute, Executed, Speak
+from taskpool.model import Codec, Progress, Task, TaskSpec
+from taskpool.wire.messages import Checkpointed, Execute, Executed, Speak, Submit
 
 if TYPE_CHECKING:
     from taskpool.doors.link import Link
@@ -94,3 +94,9 @@ class _Line:
     def save(self, checkpoint: Checkpointed) -> None:
         """Have a checkpoint stored, and return when it is."""
         self._link.request(lambda seq: Speak(seq, self._worker, checkpoint=checkpoint.data))
+
+    def store(self, spec: TaskSpec) -> int:
+        """Have a task stored, and return its id."""
+        ids = self._link.request(lambda seq: Submit(seq, [spec], watch=False, resend=True)).ids
+        assert ids
+        return ids[0]

@@ -331,8 +331,10 @@ class Link:
         ids = accepted.ids
         with self.lock:
             bundle = self.outbox.flights.pop(accepted.seq, None)
-            if bundle is None:
-                return  # this client was closed meanwhile
+        if bundle is None:  # of a request, or this client was closed meanwhile
+            self._answer(accepted.seq, Reply(accepted.seq, ids=ids))
+            return
+        with self.lock:
             tasks, bundle.tasks = bundle.tasks, []
             table = self._open
             for (_, future), task_id in zip(tasks, ids, strict=True):

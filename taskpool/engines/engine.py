@@ -14,10 +14,18 @@ import msgspec
 
 from taskpool.core.events import Event
 from taskpool.model import Progress
-from taskpool.wire.messages import Job, Prepared
+from taskpool.wire.messages import ChildAnswered, ChildAsked, Job, Prepared
 from taskpool.wire.poller import Poller
 
-Deliver = Callable[[Event], None]
+
+class Wish(msgspec.Struct):
+    """A body on that worker wants a task stored now, and waits for the answer."""
+
+    worker: int
+    asked: ChildAsked
+
+
+Deliver = Callable[[Event | Wish], None]
 
 
 class Limits(msgspec.Struct, gc=False):
@@ -54,6 +62,9 @@ class Engine(Protocol):
 
     def send(self, worker_id: int, jobs: Sequence[Job], limits: Sequence[Limits] = ()) -> None:
         """Hand jobs to a worker, in order, and watch their limits. A worker that just died is passed over: its WorkerDied comes."""
+
+    def answer(self, worker_id: int, answer: ChildAnswered) -> None:
+        """Answer a Wish of a worker's. One that just died is passed over."""
 
     def take_back(self, worker_id: int, above: int, running_ns: int = 0) -> None:
         """Forbid the jobs above that number: TakenBack says which will not begin, then Passed when the worker takes work again.

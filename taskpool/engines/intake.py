@@ -13,13 +13,13 @@ from collections.abc import Callable
 from taskpool import faults
 from taskpool.core.events import Passed, Reported, Saved, TakenBack
 from taskpool.engines import records
-from taskpool.engines.engine import Deliver
+from taskpool.engines.engine import Deliver, Wish
 from taskpool.engines.killer import Killer
 from taskpool.engines.link import Link
 from taskpool.engines.listener import Listener
 from taskpool.engines.marks import Marks
 from taskpool.wire import barrier
-from taskpool.wire.messages import Checkpointed, Report
+from taskpool.wire.messages import Checkpointed, ChildAsked, Report
 from taskpool.wire.page import CURRENT, HEAD, LIMIT, NO_LIMIT, SEEN_AT, STARTED
 
 
@@ -63,6 +63,8 @@ class Intake:
             reports, outputs = [], {}
             if type(record) is Checkpointed:
                 self._deliver(Saved(link.worker_id, record))
+            elif type(record) is ChildAsked:
+                self._deliver(Wish(link.worker_id, record))
             else:
                 passed = self._pass(link, record.n)
         self._report(link, reports, outputs)

@@ -15,7 +15,7 @@ from taskpool.engines.output import OutputPipe
 from taskpool.engines.watch import Watch
 from taskpool.wire import barrier
 from taskpool.wire.frames import Closed, FrameWriter
-from taskpool.wire.messages import Job, encoder
+from taskpool.wire.messages import ChildAnswered, Job, encoder
 from taskpool.wire.page import CURRENT, LIMIT, NO_LIMIT, Page, RingReader
 from taskpool.worker.interrupt import INTERRUPT_SIGNAL, STACK_SIGNAL
 
@@ -105,6 +105,11 @@ class Link:
         self.last_n = jobs[-1].n
         for batch in _batches(jobs):
             self.writer.put(encoder.encode(batch))
+        return self.send_rest()
+
+    def answer(self, answer: ChildAnswered) -> bool:
+        """Send an answer; return whether it is on its way."""
+        self.writer.put(encoder.encode(answer))
         return self.send_rest()
 
     def send_rest(self) -> bool:

@@ -30,7 +30,7 @@ from taskpool.engines.nursery import Nursery
 from taskpool.engines.orphans import Orphans
 from taskpool.model import Progress
 from taskpool.wire import barrier
-from taskpool.wire.messages import Forked, Job, Prepare, Prepared
+from taskpool.wire.messages import ChildAnswered, Forked, Job, Prepare, Prepared
 from taskpool.wire.page import PROGRESS_SEQ, STOPPING, boot_word
 from taskpool.wire.poller import GONE, IN, OUT, Poller
 
@@ -117,6 +117,12 @@ class Node:
         if limits:
             self._killer.arm(link.watch, limits)
         if not link.send(jobs):
+            self._poller.modify(link.conn.fileno(), IN | OUT)
+
+    def answer(self, worker_id: int, answer: ChildAnswered) -> None:
+        """Answer a Wish of a worker's."""
+        link = self._links.get(worker_id)
+        if link is not None and not link.answer(answer):
             self._poller.modify(link.conn.fileno(), IN | OUT)
 
     def take_back(self, worker_id: int, above: int, running_ns: int = 0) -> None:

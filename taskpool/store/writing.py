@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any, Final
 
-from taskpool.core.commands import Advance, End, Forget, Keep, Occur, Plan, Save, Spent, Taken
+from taskpool.core.commands import Advance, End, Forget, Insert, Keep, Occur, Plan, Save, Spent, Taken
 from taskpool.core.effects import Key
 from taskpool.core.lifecycle import TERMINAL
 from taskpool.errors import InternalError
@@ -114,6 +114,9 @@ class Writer:
         refused: dict[int, None] = dict.fromkeys(banned)
         for save in saves:
             if save.id in refused:
+                continue
+            if type(save) is Insert and save.of in refused:
+                refused[save.id] = None
                 continue
             self._db.execute("SAVEPOINT one")
             try:

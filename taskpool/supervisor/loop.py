@@ -359,8 +359,11 @@ class Loop:
         return True
 
     def _refuse_new(self, turn: Turn, error: StoreError) -> bool:
-        """Tell at once those whose tasks there is no room for. Return whether there were any."""
-        new = {save.id for save in turn.saves if type(save) is cmd.Insert}
+        """Tell at once those whose tasks there is no room for. Return whether there were any.
+
+        A success and what it has spawned are stored together: both are held.
+        """
+        new = {save.id for save in turn.saves if type(save) is cmd.Insert and not save.of}
         turn.why = error
         turn.refused |= new
         turn.saves = [save for save in turn.saves if save.id not in new]

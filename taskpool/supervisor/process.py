@@ -24,6 +24,7 @@ from taskpool.core import events as ev
 from taskpool.core.admission import Room
 from taskpool.core.scheduler import Scheduler
 from taskpool.engines import recovery, sweep
+from taskpool.engines.engine import Wish
 from taskpool.engines.inotify import FileWatch
 from taskpool.engines.launch import Launched, launch, settle_in
 from taskpool.engines.node import Node
@@ -37,6 +38,7 @@ from taskpool.supervisor.inbox import FALLBACK_NS, Inbox
 from taskpool.supervisor.loop import GIVE_UP_S, Loop
 from taskpool.supervisor.pruning import Pruning
 from taskpool.supervisor.server import Connection, Server, refusal
+from taskpool.supervisor.spawning import Spawning
 from taskpool.supervisor.start import new_mark
 from taskpool.timetable import next_after
 from taskpool.wire import messages as wire
@@ -163,6 +165,8 @@ class Supervisor:
         )
         desk = self._desk = Desk(store, scheduler, self.stats)
         self._server = desk.server = Server(self._poller, desk.on_request, self._on_gone)
+        self._spawning = Spawning(scheduler, desk.on_request, self._node.answer)
+        self._server.to_worker = self._spawning.answered
         desk.on_hello = self._on_hello
         desk.on_stop = self.stop
         desk.printed = self._node.printed
@@ -322,8 +326,11 @@ class Supervisor:
             self._loop.give_up_after(grace_s + GIVE_UP_S)
         self._poller.wake()
 
-    def _deliver(self, event: ev.Event) -> None:
+    def _deliver(self, event: ev.Event | Wish) -> None:
         """Take an event of the engine. That no worker can be started is told at once: nothing else may ever happen."""
+        if isinstance(event, Wish):
+            self._spawning.take(event)
+            return
         if type(event) is ev.WorkerFailed and time.monotonic() - self._told_failure_at > TELL_FAILURE_S:
             self._told_failure_at = time.monotonic()
             self._warn(f"a worker could not be started, and will be tried again: {event.error}")

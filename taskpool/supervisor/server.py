@@ -57,6 +57,7 @@ class Server:
         self._path: Path | None = None
         self._next = 1
         self.connections: dict[int, Connection] = {}
+        self.to_worker: Callable[[int, Answer], None] = lambda worker, answer: None
         self.starved = False  # clients wait for a descriptor to be free: call listen_again after STARVED_S
         self._again_at = 0.0  # monotonic seconds
 
@@ -88,9 +89,11 @@ class Server:
         return connection
 
     def send(self, number: int, answer: Answer) -> None:
-        """Send to a client; one that has left is passed over."""
+        """Send to a client; one that has left is passed over. A negative number is that of a worker which asked."""
         connection = self.connections.get(number)
         if connection is None:
+            if number < 0:
+                self.to_worker(-number, answer)
             return
         try:
             if not connection.writer.send(encoder.encode(answer)):

@@ -17,3 +17,5 @@ CAUSES_MAX: Final = 8  # links of an error's chain of causes
 OUTPUT_TAIL_BYTES_MAX: Final = 8 * 1024  # end of what an attempt printed, as it is kept with the attempt
 EFFECTS_MAX: Final = 1_000  # statements that one attempt hands over with on_success
 EFFECT_BYTES_MAX: Final = 8 * MIB  # of those and their parameters
+CHILDREN_MAX: Final = 10_000  # tasks that one attempt spawns
+CHILDREN_BYTES_MAX: Final = 16 * MIB  # arguments and options of those that are stored with its success

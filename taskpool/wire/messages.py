@@ -61,6 +61,16 @@ class Job(msgspec.Struct, array_like=True, gc=False):
     inputs: list[Input] | None = None
 
 
+class ChildAnswered(msgspec.Struct, tag=True):
+    """Answer to ChildAsked: the task is durable under that id, or (id 0) refused, with the code of a TaskpoolError."""
+
+    seq: int
+    id: int = 0
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+
+
 # ---- worker → supervisor: records of the ring -----------------------------------------------------------------------
 
 OK, ERROR, SNOOZED, CANCELLED, SOFT_TIMEOUT = range(5)  # outcomes of a body
@@ -86,6 +96,7 @@ class Report(msgspec.Struct, array_like=True, tag=0, gc=False):
     progress: Progress | None = None
     dirty: bool = False  # the worker cannot be trusted with another task (threads, descriptors, …): retire it
     effects: list[Effect] | None = None  # of a success
+    children: list[TaskSpec] | None = None  # that are stored with a success
 
 
 class Skipped(msgspec.Struct, array_like=True, tag=1, gc=False):
@@ -110,7 +121,17 @@ class Spilled(msgspec.Struct, array_like=True, tag=3, gc=False):
     size: int
 
 
-Record = Report | Skipped | Checkpointed | Spilled
+class ChildAsked(msgspec.Struct, array_like=True, tag=4, gc=False):
+    """A running body wants a task stored now, and waits. seq: comes with the answer."""
+
+    n: Whole
+    task_id: Whole
+    attempt: Whole
+    seq: Whole
+    spec: TaskSpec
+
+
+Record = Report | Skipped | Checkpointed | Spilled | ChildAsked
 
 # ---- zygote ↔ supervisor --------------------------------------------------------------------------------------------
 
@@ -614,5 +635,5 @@ encoder = msgspec.msgpack.Encoder()
 boot_decoder = msgspec.msgpack.Decoder(Boot)
 request_decoder = msgspec.msgpack.Decoder(Request)
 answer_decoder = msgspec.msgpack.Decoder(Answer)
-jobs_decoder = msgspec.msgpack.Decoder(list[Job])
+jobs_decoder = msgspec.msgpack.Decoder(list[Job] | ChildAnswered)
 record_decoder = msgspec.msgpack.Decoder(Record)

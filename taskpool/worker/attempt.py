@@ -71,16 +71,23 @@ class Around(Protocol):
 class Surroundings:
     """What attempts of one worker share.
 
-    registry: where handlers are found; page: where a body's progress goes; save: stores a checkpoint; write: prints a line.
+    registry: where handlers are found; page: where a body's progress goes; save: stores a checkpoint; write: prints a line;
+    ask: stores a task.
     """
 
     def __init__(
-        self, registry: Registry, page: Page, save: Callable[[Checkpointed], None], write: Callable[[str], None] = print
+        self,
+        registry: Registry,
+        page: Page,
+        save: Callable[[Checkpointed], None],
+        write: Callable[[str], None] = print,
+        ask: controller.Ask = controller.nobody,
     ) -> None:
         self.registry = registry
         self.page = page
         self.save = save
         self.write = write
+        self.ask = ask
         self.pid = os.getpid()
         self._job: Job | None = None
         self._controller: controller.PageController | None = None
@@ -99,15 +106,17 @@ class Surroundings:
         self._job = None
         if self._controller is not None:
             report.progress = self._controller.close()
-            if report.outcome == OK and self._controller.effects:
-                report.effects = self._controller.effects
+            if report.outcome == OK:
+                report.effects = self._controller.effects or None
+                report.children = self._controller.brood.specs or None
             self._controller = None
 
     def controller(self) -> Controller:
         """Return the controller of the running job, made on the first call."""
         if self._controller is None:
             assert self._job is not None
-            self._controller = controller.PageController(self.page, self._job, self.options(self._job), self.save, self.write)
+            mine = (self._job, self.options(self._job))
+            self._controller = controller.PageController(self.page, *mine, self.save, self.write, self.ask)
         return self._controller
 
     def options(self, job: Job) -> Options:

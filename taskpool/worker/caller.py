@@ -17,7 +17,7 @@ import msgspec
 from taskpool.core import callers
 from taskpool.core.registry import Registry, default_registry
 from taskpool.errors import Cancelled, SoftTimeout, StaleVersion
-from taskpool.model import Controller, Options, Progress
+from taskpool.model import Controller, Options, Progress, TaskSpec
 from taskpool.wire.messages import OK, Checkpointed, Job, Report
 from taskpool.wire.page import PROGRESS_TEXT_BYTES, finite
 from taskpool.worker.controller import AttemptController, set_mine
@@ -35,6 +35,9 @@ class Voice(Protocol):
 
     def save(self, checkpoint: Checkpointed) -> None:
         """Have a checkpoint stored, and return when it is. Raises StaleVersion if the attempt was given up."""
+
+    def store(self, spec: TaskSpec) -> int:
+        """Have a task stored, and return its id when it is. Raises why it is refused."""
 
 
 class CallerController(AttemptController):
@@ -57,7 +60,13 @@ class CallerController(AttemptController):
     def close(self) -> Progress | None:
         """End it with the attempt. Return the last progress, if any was told."""
         self._n = 0
+        self.brood.close()
         return self._progress
+
+    def _store(self, spec: TaskSpec) -> int:
+        if callers.OVER in self._told:
+            raise Cancelled("the attempt was given up")
+        return self._voice.store(spec)
 
     @property
     def cancelled(self) -> bool:
@@ -118,8 +127,9 @@ class CallersOwn:
         set_mine(None)
         assert self._controller is not None
         report.progress = self._controller.close()
-        if report.outcome == OK and self._controller.effects:
-            report.effects = self._controller.effects
+        if report.outcome == OK:
+            report.effects = self._controller.effects or None
+            report.children = self._controller.brood.specs or None
 
     def controller(self) -> Controller:
         """Return the controller of the running job."""

@@ -12,12 +12,12 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from taskpool.errors import Cancelled, InvalidPayload
-from taskpool.model import Controller, Options, Params, Progress, Running
+from taskpool.model import Controller, Options, Params, Progress, Running, Spawned, TaskSpec
 from taskpool.wire import effects
 from taskpool.wire.codec import dump_by_value, loads
 from taskpool.wire.effects import Effect
 from taskpool.wire.limits import CHECKPOINT_BYTES_MAX, MIB
-from taskpool.wire.messages import Checkpointed, Job
+from taskpool.wire.messages import Checkpointed, ChildAsked, Job
 from taskpool.wire.page import (
     CANCEL,
     CANCEL_KIND,
@@ -33,8 +33,15 @@ from taskpool.wire.page import (
     Page,
     finite,
 )
+from taskpool.worker.children import Brood, View
 
 Item = TypeVar("Item")
+Ask = Callable[[ChildAsked], int]
+
+
+def nobody(asked: ChildAsked) -> int:
+    """Store nothing: there is no supervisor."""
+    raise RuntimeError("nobody is there to store a task now")
 
 
 class AttemptController:
@@ -51,6 +58,23 @@ class AttemptController:
         self._loaded = job.checkpoint is None
         self.effects: list[Effect] = []
         self._effect_bytes = 0
+        self.brood = Brood(lambda: self.task, self._store)
+
+    def _store(self, spec: TaskSpec) -> int:
+        """Store a task now and return its id."""
+        raise NotImplementedError
+
+    def spawn(self, fn: Any, /, *args: Any, **kwargs: Any) -> Spawned:
+        """Let a call be a task if, and when, this attempt's success is recorded."""
+        return self.brood.spawn(self.brood.recorder(), fn, args, kwargs)
+
+    def spawn_now(self, fn: Any, /, *args: Any, **kwargs: Any) -> Spawned:
+        """Let a call be a task now."""
+        return self.brood.spawn_now(self.brood.recorder(), fn, args, kwargs)
+
+    def options(self, **options: Any) -> View:
+        """Return a view under which what is spawned has these options."""
+        return View(self.brood, self.brood.recorder().under(options))
 
     @property
     def task(self) -> Running:
@@ -119,9 +143,17 @@ class PageController(AttemptController):
     """The Controller of an attempt on a worker, which writes words of its page."""
 
     def __init__(
-        self, page: Page, job: Job, options: Options, save: Callable[[Checkpointed], None], write: Callable[[str], None]
+        self,
+        page: Page,
+        job: Job,
+        options: Options,
+        save: Callable[[Checkpointed], None],
+        write: Callable[[str], None],
+        ask: Ask = nobody,
     ) -> None:
+        """ask: has a task stored, and returns its id."""
         super().__init__(job, options, save, write)
+        self._ask = ask
         self._page = page
         self._words = page.words
         self._floats = page.floats
@@ -135,7 +167,11 @@ class PageController(AttemptController):
             done, total = finite(self._floats[PROGRESS_DONE]), finite(self._floats[PROGRESS_TOTAL])
             last = Progress(done, total, self._text, time.time_ns() // 1000)
         self._n = 0
+        self.brood.close()
         return last
+
+    def _store(self, spec: TaskSpec) -> int:
+        return self._ask(ChildAsked(self._n, self._job.task_id, self._job.attempt, 0, spec))
 
     @property
     def cancelled(self) -> bool:
@@ -195,6 +231,23 @@ class Detached:
     def __init__(self) -> None:
         self.last_checkpoint: Any = None
         self.effects: list[Effect] = []
+        self.brood = Brood(lambda: self.task, self._store)
+
+    def _store(self, spec: TaskSpec) -> int:
+        self.brood.specs.append(spec)
+        return 0
+
+    def spawn(self, fn: Any, /, *args: Any, **kwargs: Any) -> Spawned:
+        """Check the call and keep it in `brood` of this object."""
+        return self.brood.spawn(self.brood.recorder(), fn, args, kwargs)
+
+    def spawn_now(self, fn: Any, /, *args: Any, **kwargs: Any) -> Spawned:
+        """Check the call and keep it in `brood` of this object."""
+        return self.brood.spawn_now(self.brood.recorder(), fn, args, kwargs)
+
+    def options(self, **options: Any) -> View:
+        """Return a view under which what is spawned has these options."""
+        return View(self.brood, self.brood.recorder().under(options))
 
     def progress(self, done: float, total: float = 0.0, text: str = "") -> None:
         """Do nothing."""

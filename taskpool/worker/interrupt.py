@@ -26,7 +26,23 @@ def call_body(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
     return fn(*args, **kwargs)
 
 
+def whole(deed: Callable[[], None]) -> None:
+    """Call what must not be broken off in the midst of a body: Cancelled and SoftTimeout come when it is done."""
+    global _put_off
+    _undisturbed(deed)
+    if _put_off:
+        _put_off = False
+        signal.raise_signal(INTERRUPT_SIGNAL)
+
+
+def _undisturbed(deed: Callable[[], None]) -> None:
+    """Call it; this frame marks where nothing is raised."""
+    deed()
+
+
+_put_off = False
 _BODY = call_body.__code__
+_WHOLE = _undisturbed.__code__
 _get_context = vars(BaseException)["__context__"].__get__  # past what a class may define in its place
 
 
@@ -56,7 +72,11 @@ class Interrupter:
 
 
 def _in_body(frame: FrameType | None) -> bool:
+    global _put_off
     while frame is not None:
+        if frame.f_code is _WHOLE:
+            _put_off = True
+            return False
         if frame.f_code is _BODY:
             return True
         frame = frame.f_back

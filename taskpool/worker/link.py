@@ -10,14 +10,17 @@ import errno
 import fcntl
 import os
 import resource
+import select
 import socket
 import threading
 import time
 from typing import NoReturn
 
+from taskpool.errors import of_code
 from taskpool.wire.frames import FrameReader, FrameTooLong
-from taskpool.wire.messages import Job, Record, encoder, jobs_decoder
+from taskpool.wire.messages import ChildAnswered, ChildAsked, Job, Record, encoder, jobs_decoder
 from taskpool.wire.page import EXTEND, EXTEND_N, PROGRESS_SEQ, RECORD_BYTES_MAX, STARTED, Page, RingWriter, write_spill
+from taskpool.worker.interrupt import whole
 
 HIGH_FD = 500
 EXIT_GONE = 0  # the supervisor closed the link: the end of a worker's life
@@ -54,33 +57,46 @@ class Link:
         self._supervisor = supervisor
         self._pid = os.getpid()
         self._spills = 0
-        self._saving = threading.Lock()  # threads of one body may save at the same time
+        self._saving = threading.Lock()  # threads of one body may save at the same time …
+        self._asking = threading.Lock()  # … and ask, of which one at a time waits for its answer
+        self._reading = threading.Lock()  # one that the body has left behind may read beside the loop
+        self._early: list[Job] = []  # came while a body waited for its answer
+        self._asked = 0
+        self._answer: ChildAnswered | None = None
 
     def receive(self) -> list[Job]:
         """Wait for jobs. Ends the process when the supervisor has closed the link; a torn frame is never returned."""
-        while True:
-            self.check()
+        while not self._early:
+            self._take(0)
+        return self._taken()
+
+    def receive_more(self) -> list[Job]:
+        """Return the jobs that are here already, maybe none."""
+        self._take(socket.MSG_DONTWAIT)
+        return self._taken()
+
+    def _taken(self) -> list[Job]:
+        jobs, self._early = self._early, []
+        return jobs
+
+    def _take(self, flags: int) -> None:
+        """Receive once, and sort out what has come. Ends the process when the supervisor has closed the link."""
+        self.check()
+        with self._reading:
             try:
-                frames = self._reader.read()
+                frames = self._reader.read(flags)
             except OSError:
                 os._exit(EXIT_GONE)
             except FrameTooLong:
                 os._exit(EXIT_DESCRIPTORS)
             if self._reader.eof:
                 os._exit(EXIT_GONE)
-            if frames:
-                return [job for frame in frames for job in jobs_decoder.decode(frame)]
-
-    def receive_more(self) -> list[Job]:
-        """Return the jobs that are here already, maybe none."""
-        self.check()
-        try:
-            frames = self._reader.read(socket.MSG_DONTWAIT)
-        except OSError:
-            os._exit(EXIT_GONE)
-        except FrameTooLong:
-            os._exit(EXIT_DESCRIPTORS)
-        return [job for frame in frames for job in jobs_decoder.decode(frame)]
+            for frame in frames:
+                message = jobs_decoder.decode(frame)
+                if isinstance(message, ChildAnswered):
+                    self._answer = message
+                else:
+                    self._early += message
 
     def check(self) -> None:
         """End the process if the socket's descriptor is not the socket any more."""
@@ -125,10 +141,32 @@ class Link:
             words[PROGRESS_SEQ] += 2  # a sign of life
         time.sleep(seconds)
 
+    def ask(self, asked: ChildAsked) -> int:
+        """Have a task stored from within a body, and return its id when it is. Raises why it is refused; RuntimeError as `save`."""
+        with self._asking:
+            self._asked += 1
+            asked.seq = self._asked
+            self.save(asked)
+            ready = select.poll()
+            ready.register(self._fd, select.POLLIN)
+            while (answer := self._answer) is None or answer.seq != asked.seq:
+                ready.poll()
+                whole(self._take_now)
+        if answer.code:
+            raise of_code(answer.code, answer.message, answer.hint)
+        return answer.id
+
+    def _take_now(self) -> None:
+        """Receive in the midst of a body. Half of a frame would be the end of the link: better of the process."""
+        try:
+            self._take(socket.MSG_DONTWAIT)
+        except BaseException:  # such as from a signal handler of the body's own
+            os._exit(EXIT_DESCRIPTORS)
+
     def save(self, record: Record) -> None:
         """Push a record from within a body and ring. RuntimeError in a process that the body forked: the ring is not its own."""
         if os.getpid() != self._pid:
-            raise RuntimeError("a checkpoint can be saved by the worker process only, not by one that the task forked")
+            raise RuntimeError("only the worker process can speak to the supervisor, not one that the task forked")
         with self._saving:
             self.check()
             self.push(record)

@@ -47,7 +47,7 @@ def main(worker_id: int, conn_fd: int, page_fd: int, stacks_fd: int, output_fd: 
     birth.tell_stacks(high(stacks_fd))
     birth.forget_the_parent()
     Interrupter(page).install()
-    surroundings = Surroundings(default_registry, page, link.save, output.log)
+    surroundings = Surroundings(default_registry, page, link.save, output.log, link.ask)
     worker = Worker(page, link, output, surroundings, Hygiene(output))
     birth.settle_memory()
     page.words[PID] = os.getpid()
@@ -166,5 +166,6 @@ def _without_value(report: Report, error: Exception) -> Report:
         value=None,
         progress=None,
         effects=None,
+        children=None,
         error=final_error("result", error, f"the outcome of this attempt could not be handed over: {error}"),
     )

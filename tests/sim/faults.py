@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from taskpool.clock import Instant
-from taskpool.core import amend, callers, effects, graph, retry, settle
+from taskpool.core import amend, callers, children, effects, graph, retry, settle
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.core.admission import Room
@@ -504,6 +504,41 @@ def a_policy_that_names_effects_is_not_heard(patch: pytest.MonkeyPatch) -> None:
         return None if error.kind == "effect" else original(options, error, *rest)  # type: ignore[no-any-return]
 
     _wrap(patch, retry, "after_failure", after_failure)
+
+
+# ---- children -------------------------------------------------------------------------------------------------------
+
+
+@fault
+def children_of_a_success_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(children, "read", lambda report: [])
+
+
+@fault
+def children_of_what_a_dead_owner_left_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    def on_opened(original: Any, self: Scheduler, event: ev.Opened, now: Instant) -> None:
+        self._recovered.clear()
+        original(self, event, now)
+
+    _wrap(patch, Scheduler, "_on_opened", on_opened)
+
+
+@fault
+def an_attempt_that_fails_leaves_children(patch: pytest.MonkeyPatch) -> None:
+    """Such as one whose effects could not be applied."""
+
+    def read(report: wire.Report) -> list[Any]:
+        return [children.Child(report.task_id, spec, Options()) for spec in report.children or ()]
+
+    patch.setattr(children, "read", read)
+
+
+@fault
+def children_are_refused_like_any_new_task(patch: pytest.MonkeyPatch) -> None:
+    def insert(original: Any, self: Scheduler, *args: Any, of: int = 0, **kwargs: Any) -> Any:
+        return original(self, *args, **kwargs)
+
+    _wrap(patch, Scheduler, "_insert", insert)
 
 
 # ---- schedules ------------------------------------------------------------------------------------------------------

@@ -161,3 +161,16 @@ def parents_are_pruned_before_their_children(patch: pytest.MonkeyPatch) -> None:
 @fault
 def a_flow_is_pruned_step_by_step(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pruning.Walk, "_is_over", lambda self, db, group, budget: (True, budget))
+
+
+@fault
+def children_find_no_room_and_their_parents_succeed(patch: pytest.MonkeyPatch) -> None:
+    whole = Loop._refuse_new
+
+    def refuse(self: Loop, turn: Any, error: Any) -> bool:
+        for save in turn.saves:
+            if isinstance(save, cmd.Insert):
+                save.of = 0
+        return whole(self, turn, error)
+
+    patch.setattr(Loop, "_refuse_new", refuse)

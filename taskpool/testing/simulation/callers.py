@@ -11,7 +11,8 @@ from taskpool.core import callers
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.model import Options, TaskError
-from taskpool.testing.simulation import effects
+from taskpool.testing.simulation import children, effects
+from taskpool.testing.simulation.conditions import Conditions
 from taskpool.testing.simulation.fates import GONE, REPORTED, Fates, LawBroken
 from taskpool.testing.simulation.model_engine import ModelJob
 from taskpool.wire import messages as wire
@@ -49,8 +50,11 @@ class ModelLoan:
 class ModelCallers:
     """All of them, in the life of one supervisor. workers: numbers under which they ever ran something."""
 
-    def __init__(self, random: Random, clock: ManualClock, fates: Fates, on_begin: Callable[[ModelJob], None]) -> None:
+    def __init__(
+        self, random: Random, clock: ManualClock, conditions: Conditions, fates: Fates, on_begin: Callable[[ModelJob], None]
+    ) -> None:
         self._random = random
+        self._conditions = conditions
         self._clock = clock
         self._fates = fates
         self._on_begin = on_begin
@@ -165,6 +169,7 @@ class ModelCallers:
         report = Report(job.n, job.task_id, job.attempt, outcome, loan.since, 500_000, value=b"", error=error, snooze_s=snooze_s)
         if outcome == wire.OK:
             report.effects = effects.drawn(self._random, job.task_id, job.attempt)
+            report.children = children.drawn(self._conditions, job.task_id, job.attempt)
         loan.report = report
         return ev.Reported(worker, 20_000 + loan.client, [copy.copy(report)])
 

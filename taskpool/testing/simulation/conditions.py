@@ -44,6 +44,7 @@ class Conditions(msgspec.Struct, frozen=True):
     labels: int  # workers with the label that tasks may name; 0: none does
     schedules: int = 0  # cron schedules that the store has
     prune: float = 0.0  # per turn: that what has ended is pruned
+    children: float = 0.0  # of a body that succeeds: it spawns tasks
 
     @property
     def routes(self) -> bool:
@@ -94,6 +95,11 @@ def conditions(random: Random) -> Conditions:
 def pruning(seed: int) -> float:
     """Draw how often is pruned; beside the others' chances, which stay what they are."""
     return Random(f"prune {seed}").choice((0.0, 0.0, 0.1))
+
+
+def spawning(seed: int) -> float:
+    """Draw how often bodies spawn tasks; beside the others' chances, too."""
+    return Random(f"children {seed}").choice((0.0, 0.0, 0.0, 0.3))
 
 
 def _rules(random: Random, name: str) -> Queue:

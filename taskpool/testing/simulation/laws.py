@@ -29,6 +29,7 @@ from taskpool.core.lifecycle import (
 from taskpool.core.mailbox import Mailbox
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, Queue, Schedule, TaskError
+from taskpool.testing.simulation import children
 from taskpool.testing.simulation.effects import must_fail
 from taskpool.testing.simulation.fates import CRASH, GONE, LOST, REPORTED, Fate, Fates, LawBroken
 from taskpool.testing.simulation.graphs import Stored
@@ -80,6 +81,7 @@ class Laws:
         self.begun: dict[tuple[int, int], int] = {}
         self.guests: set[bytes] = set()  # uids of what guests' transactions committed
         self.effects: Counter[tuple[int, int]] = Counter()  # attempts that succeeded and had any
+        self.children: set[bytes] = set()  # uids of what the successes have spawned
         self.kept: dict[int, int] = {}  # succeeded task → version that must stay, until a retry by force
         self.forced: set[int] = set()  # tasks that a client may retry although they succeeded
         self.served: list[str] = []  # queues of the starts of this turn, in order, also of those that the store refused
@@ -165,6 +167,8 @@ class Laws:
         allowed = _outcomes(fate, row)
         if outcome == "succeeded" and fate.report is not None and fate.report.effects:
             self.effects[row.id, closed.attempt] += 1
+        if outcome == "succeeded":
+            self.children.update(children.expected(fate.report))
         if self.stopping and allowed == ("cancelled",) and row.cancel_requested_at is None:
             allowed = ("cancelled", "stopped")  # it gave up by its own wish just when it was to be told to
         obey(outcome in allowed, f"{who} ended {outcome}, but it was {_in_words(fate, row)}")
@@ -237,6 +241,8 @@ class Laws:
     def turn(self, scheduler: Scheduler, engine: ModelEngine, now: Instant, refused: frozenset[int]) -> None:
         """Judge the whole: memory is what is stored, nobody is forgotten, no worker idles beside work, timers are set."""
         obey(self.store.effects == self.effects, "effects are not those of the successes, once each")
+        spawned = children.found((*self.store.uids, *self.store.pruned.values()))
+        obey(spawned == self.children, "what was spawned is not what the successes leave")
         for row in scheduler.tasks.values():
             if row.id not in refused:
                 self._same(row)

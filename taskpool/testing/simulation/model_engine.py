@@ -16,7 +16,7 @@ from typing import NamedTuple
 from taskpool.clock import NS, ManualClock
 from taskpool.core import events as ev
 from taskpool.model import Options, TaskError
-from taskpool.testing.simulation import effects
+from taskpool.testing.simulation import children, effects
 from taskpool.testing.simulation.conditions import Conditions
 from taskpool.testing.simulation.fates import CRASH, REPORTED, Fate, Fates, LawBroken
 from taskpool.wire import messages as wire
@@ -381,6 +381,7 @@ class ModelEngine:
         )
         if outcome == wire.OK:
             report.effects = effects.drawn(self._random, job.task_id, job.attempt)
+            report.children = None if self.calm else children.drawn(self._conditions, job.task_id, job.attempt)
         fate.report, fate.end = report, REPORTED
         box.ring.append(report)
         box.spent = dirty

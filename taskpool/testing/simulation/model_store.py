@@ -57,7 +57,7 @@ class ModelStore:
         self.uids: dict[bytes, int] = {}
         self.pruned: dict[int, bytes] = {}  # id → uid
         self._last_id = 0  # that was ever stored
-        self.options: dict[bytes, Options] = {}  # packed → decoded
+        self.options: dict[bytes, Options] = {b"": Options()}  # packed → decoded
         self.inbox: dict[int, TaskSpec] = {}
         self.log_written = False  # and nobody has taken note of it yet
         self._last_arrival = self._guests = 0
@@ -154,7 +154,7 @@ class ModelStore:
         self.moves.clear()
         refused = self._unwelcome(saves, together, plans, full)
         for save in saves:
-            if save.id not in refused and not self._apply(save):
+            if (isinstance(save, cmd.Insert) and save.of in refused) or (save.id not in refused and not self._apply(save)):
                 refused.add(save.id)
             elif isinstance(save, cmd.End) and (key := (save.id, save.closed.attempt)) in effects:
                 if must_fail(effects[key]):
@@ -233,7 +233,7 @@ class ModelStore:
     ) -> set[int]:
         """Return the new tasks that are refused: a uid is taken, there is no room, or another of their submit is refused."""
         inserts = [save for save in saves if isinstance(save, cmd.Insert)]
-        refused = {insert.id for insert in inserts if full}
+        refused = {insert.id for insert in inserts if full and not insert.of}
         while True:
             uids = set(self.uids)
             for insert in inserts:

@@ -65,7 +65,7 @@ class Shell:
         self.engine = engine
         self.accepted: list[cmd.Accept] = []
         self.refused: list[int] = []  # seqs of submits
-        self.callers = ModelCallers(random, clock, laws.fates, laws.body_begins)
+        self.callers = ModelCallers(random, clock, conditions, laws.fates, laws.body_begins)
         self.idle_turns = 0  # turns in a row that the timer called for and that did nothing
         self._decide = scheduler.handle
         self._inbox = Inbox(store, lambda line: None, watch=store)

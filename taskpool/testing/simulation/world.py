@@ -19,7 +19,7 @@ from taskpool.core.admission import Room
 from taskpool.core.lifecycle import RUNNING, TERMINAL
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import FlowSpec, Options, Queue, TaskSpec
-from taskpool.testing.simulation.conditions import conditions, pruning
+from taskpool.testing.simulation.conditions import conditions, pruning, spawning
 from taskpool.testing.simulation.fates import Fates, LawBroken
 from taskpool.testing.simulation.laws import Laws, obey
 from taskpool.testing.simulation.model_engine import ModelEngine, ModelWorker
@@ -85,7 +85,7 @@ class World:
         self.seed = seed
         self.steps = 0
         self._random = Random(seed)
-        self._conditions = msgspec.structs.replace(conditions(self._random), prune=pruning(seed))
+        self._conditions = msgspec.structs.replace(conditions(self._random), prune=pruning(seed), children=spawning(seed))
         self._clock = ManualClock()
         self._fates = Fates()
         self._laws = Laws(self._fates)
