@@ -182,6 +182,9 @@ FILTERS: dict[str, Callable[[_Callback], _Callback]] = {
     "owner": click.option("--owner", metavar="[TYPE:]ID", help="Tasks of this owner."),
     "source": click.option("--source", metavar="NAME", help="Tasks that this handed in."),
     "reference": click.option("--reference", metavar="ID", help="Tasks with this reference_id."),
+    "parent": click.option(
+        "--parent", type=click.IntRange(1, ID_MAX), metavar="ID", help="Tasks that this one has made: spawned, mostly."
+    ),
     "batch": click.option("--batch", metavar="NAME", help="Tasks of this batch."),
     "since": click.option("--since", metavar="WHEN", help="Tasks stored since WHEN: 2h (ago), or a time."),
     "until": click.option("--until", metavar="WHEN", help="Tasks stored before WHEN."),
@@ -199,6 +202,7 @@ def select(
     owner: str | None = None,
     source: str | None = None,
     reference: str | None = None,
+    parent: int | None = None,
     batch: str | None = None,
     since: str | None = None,
     until: str | None = None,
@@ -224,5 +228,6 @@ def select(
         owner_id=None if owner is None else rest if typed else first,
         source=source,
         reference_id=reference,
+        parent_id=parent,
     )
     return msgspec.structs.replace(parse_tasks(tasks), filter=wanted)

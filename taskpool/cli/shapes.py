@@ -120,10 +120,11 @@ class TasksDoc(msgspec.Struct):
 
 
 class ShowDoc(msgspec.Struct):
-    """One task with all its attempts."""
+    """One task with all its attempts, and the ids of the first tasks that it has made."""
 
     task: TaskDoc
     attempts: list[AttemptDoc]
+    children: list[int] = []
     schema: str = "taskpool.show/1"
 
 

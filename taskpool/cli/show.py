@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 CAUSES_SHOWN = 5
+CHILDREN_MAX = 1_000  # that are read …
+CHILDREN_SHOWN = 20  # … and shown to people
 
 
 @verb(
@@ -42,16 +44,17 @@ def command(session: Session, selection: Selection) -> int:
             raise click.UsageError(f"--json shows one task, not {len(ids)}; `taskpool ls --json` lists them")
         for place, task_id in enumerate(ids):
             task, attempts = reader.task(task_id), reader.attempts(task_id)
+            children = reader.children(task_id, CHILDREN_MAX)
             if session.json:
-                session.show(ShowDoc(task_doc(task), [attempt_doc(attempt) for attempt in attempts]))
+                session.show(ShowDoc(task_doc(task), [attempt_doc(attempt) for attempt in attempts], children))
             else:
                 if place:
                     write("")
-                _print(console(session.color, sys.stdout), task, attempts, session.verbose)
+                _print(console(session.color, sys.stdout), task, attempts, children, session.verbose)
     return Exit.OK
 
 
-def _print(screen: Console, task: Task, attempts: list[Attempt], verbose: int) -> None:
+def _print(screen: Console, task: Task, attempts: list[Attempt], children: list[int], verbose: int) -> None:
     from rich.text import Text
 
     reason = task.wait_reason or task.finish_reason
@@ -62,7 +65,7 @@ def _print(screen: Console, task: Task, attempts: list[Attempt], verbose: int) -
         f"  {one_line(label(task), 200)}",
     )
     screen.print(head)
-    for name, text in _facts(task):
+    for name, text in (*_facts(task), ("children", _named(children))):
         if text:
             screen.print(Text.assemble((f"  {name:<11}", "dim"), text))
     if task.error is not None:
@@ -77,6 +80,12 @@ def _print(screen: Console, task: Task, attempts: list[Attempt], verbose: int) -
             if text and text.strip() != told:
                 screen.print(Text(f"{title} of attempt {attempt.attempt}", "bold"))
                 screen.print(Text("\n".join(f"  {line}" for line in many_lines(text.rstrip("\n")).split("\n"))))
+
+
+def _named(children: list[int]) -> str:
+    more = len(children) - CHILDREN_SHOWN
+    many = f"{more}" if len(children) < CHILDREN_MAX else f"{more} or more"
+    return ", ".join(map(str, children[:CHILDREN_SHOWN])) + (f", … ({many} further: taskpool ls --parent)" if more > 0 else "")
 
 
 def _facts(task: Task) -> Iterator[tuple[str, str]]:

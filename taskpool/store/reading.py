@@ -23,7 +23,8 @@ from taskpool.core.rate import free_at
 from taskpool.core.retry import max_attempts
 from taskpool.errors import InvalidTask, NotFound
 from taskpool.model import Attempt, Codec, Explanation, Filter, FlowState, Occurrence, Queue, QueueState, Schedule, Task
-from taskpool.store import graphs, records
+from taskpool.store import children, graphs, records
+from taskpool.store.children import ChildReading
 from taskpool.store.conditions import in_our_words, in_words
 from taskpool.store.connection import connect_reader, pragmas
 from taskpool.store.places import Places
@@ -54,7 +55,7 @@ FEW: Final = 20  # less than one task in so many is few
 SCAN: Final = 1000  # rows looked at a time, where a filter needs more than SQL can see
 
 
-class Reading:
+class Reading(ChildReading):
     """The reading verbs over one connection."""
 
     _db: sqlite3.Connection
@@ -538,9 +539,11 @@ def _where(wanted: Filter) -> tuple[str, dict[str, Any]]:
         parts.append("error IS NOT NULL")
     # A text in packed options lies there byte for byte: most rows need not be unpacked to see that they do not fit.
     words = [*wanted.tags, *(getattr(wanted, word) or "" for word in _WORDS if word != "parent_id")]
-    for number, text in enumerate(filter(None, words)):
+    packed = [text.encode("utf-8", "surrogatepass") for text in words if text]
+    packed += [] if wanted.parent_id is None else [children.word(wanted.parent_id)]
+    for number, part in enumerate(packed):
         parts.append(f"instr(options, :word{number}) > 0")
-        values[f"word{number}"] = text.encode("utf-8", "surrogatepass")
+        values[f"word{number}"] = part
     if wanted.flow is not None:
         parts.append("id IN (SELECT task_id FROM step WHERE flow_id = :flow)")
         values["flow"] = wanted.flow
