@@ -27,7 +27,7 @@ from taskpool.cli.verb import Verb, global_options
 from taskpool.doors.client import QueueSettings
 from taskpool.doors.options import TaskOptions
 from taskpool.faults import POINTS
-from taskpool.model import Controller, RetryPolicy
+from taskpool.model import Controller, RetryPolicy, Spawning
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -292,7 +292,7 @@ def test_every_shape_of_json_has_its_words() -> None:
     [
         ("retries", "## A policy", set(RetryPolicy.__struct_fields__)),
         ("tasks", "## Options", set(TaskOptions.__annotations__)),
-        ("tasks", "## The controller", {name for name in vars(Controller) if not name.startswith("_")}),
+        ("tasks", "## The controller", {name for name in {**vars(Spawning), **vars(Controller)} if not name.startswith("_")}),
         ("testing", "## Planted faults", set(POINTS)),
         ("queues", "## What a queue may be told", set(QueueSettings.__annotations__)),
     ],
