@@ -21,12 +21,15 @@ P = ParamSpec("P")
 
 Params = Sequence[Any] | Mapping[str, Any]
 OnInterrupt = Literal["rerun", "hold", "fail"]
+OnConflict = Literal["existing", "raise", "replace"]
+KeyOnRetry = Literal["block", "yield"]
 Missed = Literal["last", "skip", "all"]
 Overlap = Literal["skip", "allow", "queue", "cancel_previous"]
 
 # What travels stays within these, so that a number from outside is never too large for the store, nor for a timer.
 SECONDS_MAX: Final = 1e11
 Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Word = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Seconds = Annotated[float, msgspec.Meta(ge=-SECONDS_MAX, le=SECONDS_MAX)]
 
 
@@ -155,6 +158,10 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True):
     recurrence: str = ""  # the schedule that made the task
     retention_s: float | None = None  # how long it is kept after its end; None: as its pool says
     target: str = ""  # the worker that is to run it, by its number or a label
+    key_limit: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = 1  # so many of its key may run when it starts, itself included
+    key_on_retry: KeyOnRetry = "block"  # whether others of its key wait while it waits for its next attempt
+    on_conflict: OnConflict = "existing"  # what becomes of it when another task has its unique key
+    unique_period_s: Seconds | None = None  # from its submit; so long it has its unique key, whatever becomes of it
 
     @property
     def has_worker_to_itself(self) -> bool:
@@ -194,6 +201,8 @@ class TaskSpec(msgspec.Struct, array_like=True, gc=False):
     batch: str | None = None
     item: Annotated[int, msgspec.Meta(ge=0, le=2**62)] | None = None
     step: StepSpec | None = None
+    key: Word | None = None  # of those that have it, at most so many run as options.key_limit says
+    unique: Word | None = None  # at most one live task has it
 
 
 class Queue(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -330,6 +339,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     dag_id: int | None = None  # the flow that it is a step of
     step_id: str = ""  # … and its name there
     parents: tuple[int, ...] = ()  # the tasks whose ends it waits for, or waited for
+    key: str | None = None
+    unique: str | None = None
 
     @property
     def label(self) -> str:
@@ -383,6 +394,7 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     priority: Whole = 0
     deadline_s: Seconds | None = None
     expires_s: Seconds | None = None
+    key: Word | None = None
     created_at: Whole = 0
     paused: bool = False
     next_at: Whole | None = None
@@ -434,6 +446,8 @@ class Filter(msgspec.Struct, frozen=True, omit_defaults=True):
     queues: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     batch: str | None = None
+    key: str | None = None
+    unique: str | None = None
     since: Whole | None = None
     until: Whole | None = None
     error_contains: str | None = None

@@ -70,15 +70,25 @@ class Rig:
     # ---- events -----------------------------------------------------------------------------------------------------
 
     def submitted(
-        self, count: int = 1, options: Options = PLAIN, *, name: str = "f", queue: str = "default", priority: int = 0, at: int = 0
+        self,
+        count: int = 1,
+        options: Options = PLAIN,
+        *,
+        name: str = "f",
+        queue: str = "default",
+        priority: int = 0,
+        at: int = 0,
+        key: str | None = None,
+        unique: str | None = None,
+        holders: dict[str, ev.Holder] | None = None,
     ) -> ev.Submitted:
-        """Return a submit of equal tasks."""
+        """Return a submit of equal tasks. holders: of unique keys, as the store has them."""
         self.seq += 1
         specs = [
-            TaskSpec(bytes([self.seq, item]), name, 1, b"", queue=queue, priority=priority, scheduled_at=at)
+            TaskSpec(bytes([self.seq, item]), name, 1, b"", queue=queue, priority=priority, scheduled_at=at, key=key, unique=unique)
             for item in range(count)
         ]
-        return ev.Submitted(CLIENT, self.seq, specs, [options] * count)
+        return ev.Submitted(CLIENT, self.seq, specs, [options] * count, holders=holders or {})
 
     def submit(self, count: int = 1, options: Options = PLAIN, **how: Any) -> list[int]:
         """Submit in a turn of its own; return the ids."""

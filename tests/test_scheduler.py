@@ -730,7 +730,7 @@ def test_a_refused_start_is_forgotten_and_costs_no_worker() -> None:
     (first,) = rig.submit()
     (refused,) = the(rig.turn(rig.submitted()), cmd.Accept).ids
     commands = rig.turn(ev.Dropped([refused]))
-    assert of(commands, cmd.Kill) == [cmd.Kill(1, rig.jobs[refused][1], "retire")], "the engine has no such job: nothing happens"
+    assert not of(commands, cmd.Kill)
     assert refused not in rig.scheduler.tasks
     rig.turn(rig.report(first))
     (later,) = rig.submit()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from taskpool.doors.naming import names
 from taskpool.doors.options import Said
 from taskpool.doors.outbox import Bundle
 
@@ -21,7 +22,8 @@ BULK_BYTES = 8 << 20
 class Handed(NamedTuple):
     """One task: who runs it with what, and what was said of it.
 
-    batch and item: its permanent identity, if it has one; step: what it waits for.
+    batch and item: its permanent identity, if it has one; step: what it waits for; call: its (args, kwargs), for keys that are
+    computed of them.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Handed(NamedTuple):
     batch: str | None = None
     item: int | None = None
     step: StepSpec | None = None
+    call: tuple[Sequence[Any], Mapping[str, Any]] = ((), {})
 
 
 def hand_in(client: Client, tasks: Iterable[Handed], *, fresh: bool = False) -> list[TaskFuture[Any]]:
@@ -42,13 +45,15 @@ def hand_in(client: Client, tasks: Iterable[Handed], *, fresh: bool = False) -> 
     link = client._link
     bundles: list[Bundle] = []
     futures: list[TaskFuture[Any]] = []
-    for name, codec, payload, said, description, batch, item, step in tasks:
+    for name, codec, payload, said, description, batch, item, step, call in tasks:
         if not bundles or len(bundles[-1].tasks) >= BULK_TASKS or bundles[-1].bytes > BULK_BYTES:
             bundles.append(Bundle(link, fresh=fresh and not bundles))
         options, at = said.packed()
-        futures.append(
-            link.put(bundles[-1], name, codec, payload, options, said.queue, said.priority, at, description, batch, item, step)
-        )
+        key, unique = names(said.names_of, *call, depends=step is not None)
+        if batch is not None:
+            unique = None  # its place in the batch is what it is known by
+        sent = (name, codec, payload, options, said.queue, said.priority, at, description)
+        futures.append(link.put(bundles[-1], *sent, batch, item, step, key, unique))
     for bundle in bundles:
         link.send(bundle)
     for bundle in bundles:

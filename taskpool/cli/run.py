@@ -214,7 +214,9 @@ class Run:
             call = self._target.arguments(given, item + 1)
             codec, payload = encoder.encode(call.args, call.kwargs)
             labelled = said.plus({"label": _shortened(call.label)})
-            tasks.append(Handed(encoder.name, codec, payload, labelled, description, self._batch, item))
+            tasks.append(
+                Handed(encoder.name, codec, payload, labelled, description, self._batch, item, call=(call.args, call.kwargs))
+            )
         try:
             self._futures = hand_in(self._pool, tasks, fresh=fresh)
         except BatchConflict as error:

@@ -185,6 +185,8 @@ FILTERS: dict[str, Callable[[_Callback], _Callback]] = {
     "parent": click.option(
         "--parent", type=click.IntRange(1, ID_MAX), metavar="ID", help="Tasks that this one has made: spawned, mostly."
     ),
+    "key": click.option("--key", metavar="KEY", help="Tasks with this serialization key."),
+    "unique": click.option("--unique", metavar="KEY", help="Tasks with this unique key."),
     "batch": click.option("--batch", metavar="NAME", help="Tasks of this batch."),
     "since": click.option("--since", metavar="WHEN", help="Tasks stored since WHEN: 2h (ago), or a time."),
     "until": click.option("--until", metavar="WHEN", help="Tasks stored before WHEN."),
@@ -203,6 +205,8 @@ def select(
     source: str | None = None,
     reference: str | None = None,
     parent: int | None = None,
+    key: str | None = None,
+    unique: str | None = None,
     batch: str | None = None,
     since: str | None = None,
     until: str | None = None,
@@ -221,6 +225,8 @@ def select(
         names=name,
         tags=tag,
         batch=batch,
+        key=key,
+        unique=unique,
         since=moments[0],
         until=moments[1],
         error_contains=error,

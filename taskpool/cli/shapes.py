@@ -109,6 +109,10 @@ class TaskDoc(msgspec.Struct):
     dag_id: int | None = None
     step_id: str | None = None
     parents: tuple[int, ...] = ()
+    key: str | None = None
+    key_limit: int = 1
+    key_on_retry: str = "block"
+    unique: str | None = None
 
 
 class TasksDoc(msgspec.Struct):
@@ -284,7 +288,7 @@ class FlowDoc(msgspec.Struct):
 
 
 class ReasonDoc(msgspec.Struct):
-    """One thing that a task waits for. code: parents, time, retry, paused, queue limit, worker, deadline, expires, …"""
+    """One thing that a task waits for. code: parents, time, retry, paused, queue limit, key, worker, deadline, expires, …"""
 
     code: str
     detail: str
@@ -509,6 +513,10 @@ def task_doc(task: Task, *, nested: bool = False) -> TaskDoc:
         dag_id=task.dag_id,
         step_id=task.step_id or None,
         parents=task.parents,
+        key=task.key,
+        key_limit=options.key_limit,
+        key_on_retry=options.key_on_retry,
+        unique=task.unique,
         scheduled_at=rfc3339(task.scheduled_at),
         created_at=rfc3339(task.created_at),
         started_at=rfc3339(task.started_at),

@@ -109,6 +109,10 @@ def _facts(task: Task) -> Iterator[tuple[str, str]]:
     yield "progress", " ".join(filter(None, (progress_text(task), one_line(task.progress.text) if task.progress else "")))
     yield "schedule", one_line(task.recurrence or "")
     yield "batch", "" if task.batch is None else one_line(f"{task.batch}[{task.item}]")
+    at_once = f", {options.key_limit} at once" if options.key_limit > 1 else ""
+    passes = ", passed on retry" if options.key_on_retry == "yield" else ""
+    yield "key", "" if task.key is None else f"{one_line(task.key)}{at_once}{passes}"
+    yield "unique", one_line(task.unique or "")
     yield "tags", one_line(", ".join(options.tags))
     yield "owner", one_line(":".join(filter(None, (options.owner_type, options.owner_id))))
     yield "source", one_line(options.source)

@@ -34,6 +34,7 @@ _NAMED = re.compile(r"([A-Za-z_]\w*)?(:=|=)")
         ("taskpool submit jobs:price seed=7 paths:=1000000", "by name; := takes JSON as it is"),
         ("taskpool submit jobs:price 7 --delay 10m --max-attempts 3", "later, and up to three times"),
         ("taskpool submit jobs:report --after 40-57", "once those have succeeded"),
+        ("taskpool submit jobs:bill 7 --key customer-7 --unique bill-7", "after others of the customer; once"),
         ("taskpool submit jobs:price 7 --wait", "the exit status is the task's"),
     ],
 )
@@ -53,6 +54,14 @@ _NAMED = re.compile(r"([A-Za-z_]\w*)?(:=|=)")
 @click.option("--memory", metavar="SIZE", help="What it needs and may use: 512M, 2G. Over it, it is killed.")
 @click.option("--reply-to", metavar="MAILBOX", help="Leave its response there, until `taskpool replies MAILBOX --ack`.")
 @click.option("--target", metavar="LABEL", help="Only a worker with that label (serve --label) or number runs it.")
+@click.option("--key", metavar="KEY", help="Of the tasks with this key one runs at a time, in their order.")
+@click.option("--unique", metavar="KEY", help="At most one task that has not ended has it; if another has, that is the task.")
+@click.option(
+    "--on-conflict",
+    type=click.Choice(["existing", "raise", "replace"]),
+    help="When another has the unique key (default: existing).",
+)
+@click.option("--unique-period", type=duration, metavar="DURATION", help="Keep the unique key so long, though the task has ended.")
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="For filters; several may be given.")
 @click.option("--wait", is_flag=True, help="Wait for its end; the exit status is the task's.")
 @click.option("--print-id", is_flag=True, help="Print its id and nothing else.")

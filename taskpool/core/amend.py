@@ -12,7 +12,7 @@ from taskpool.errors import IllegalTransition, InvalidTask, NotFound, StaleVersi
 from taskpool.model import Options, Queue, encode
 
 # Options that are what a task is, not what is to become of it.
-FIXED = ("parent_id", "recurrence")
+FIXED = ("parent_id", "recurrence", "unique_period_s", "on_conflict")
 
 
 def refusal(row: TaskRow | None, asked: UpdateAsked, queue: Queue | None) -> TaskpoolError | None:

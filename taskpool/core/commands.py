@@ -50,6 +50,8 @@ class Insert(msgspec.Struct, gc=False):
     created_at: int
     place: Place | None = None
     of: int = 0
+    after: int = 0  # the task whose end in this turn leaves the unique key to this one; they are stored together
+    until: int = 0  # so long (wall µs) it has its unique key, whatever becomes of it
 
 
 class Start(msgspec.Struct, gc=False):
@@ -179,11 +181,25 @@ Plan = Keep | Forget | Occur | Advance | Taken | Spent  # stored in the same tra
 
 
 class Accept(msgspec.Struct, gc=False):
-    """Tell the client that its tasks are stored."""
+    """Tell the client that its tasks are stored.
+
+    known: of the ids, those that others had made, and that have the unique keys of its tasks; taken: the positions of tasks that
+    are not stored (id 0), and who has their keys; depends: what is stored all or none with its tasks (None: these alone);
+    replaced: those that are cancelled because its tasks take their keys.
+    """
 
     client: int
     seq: int
     ids: list[int]
+    known: list[int] = []
+    taken: list[tuple[int, int]] = []
+    depends: list[int] | None = None
+    replaced: list[int] = []
+
+    @property
+    def together(self) -> list[int]:
+        """Return the tasks of this turn that are stored all or none."""
+        return self.ids if self.depends is None else self.depends
 
 
 class Respond(msgspec.Struct, gc=False):
@@ -256,11 +272,12 @@ class Spawn(msgspec.Struct, gc=False):
 
 
 class Refill(msgspec.Struct, gc=False):
-    """Read up to n waiting rows of a line after that place in its order (None: from its start)."""
+    """Read up to n waiting rows of a line after that place in its order (None: from its start). key: only those that have it."""
 
     queue: str | None
     after: tuple[int, int, int] | None
     n: int
+    key: str | None = None
 
 
 class Halted(msgspec.Struct, gc=False):

@@ -227,6 +227,7 @@ class Cron:
             options = msgspec.structs.replace(options, expires_at=now.wall + round(schedule.expires_s * US))
         uid = _uid(f"{schedule.name}\0{planned}\0{schedule.created_at}\0{now}", now.wall)
         spec = TaskSpec(uid, schedule.handler, schedule.codec, schedule.payload, encode(options), schedule.queue, schedule.priority)
+        spec.key = schedule.key
         return Firing(schedule.name, planned, spec, options, by_hand)
 
     def fired(self, firing: Firing, task_id: int, now: Instant) -> Occur:

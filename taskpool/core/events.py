@@ -37,6 +37,9 @@ class TaskRow(msgspec.Struct, gc=False):
     begun: bool = False  # a body of it began, though the counts of this round do not show it
     # A mark again:
     rules: Queue | None = None  # its queue's, while it runs; None if that has none
+    # Stored again:
+    key: str | None = None
+    unique: str | None = None
 
 
 class QueueSet(msgspec.Struct, tag=True):
@@ -74,6 +77,12 @@ class CronAsked(msgspec.Struct, tag=True):
     schedule: Schedule | None = None
 
 
+class KeysKept(msgspec.Struct, tag=True):
+    """What waits and may keep its key, as a store that is opened has it; comes before what its last owner left running."""
+
+    rows: list[TaskRow]
+
+
 class Opened(msgspec.Struct, tag=True):
     """The store is open. lines: queues that have waiting tasks."""
 
@@ -89,14 +98,22 @@ class Recovered(msgspec.Struct, tag=True):
     report: Report | None = None
 
 
+class Holder(msgspec.Struct, gc=False):
+    """The task that has a unique key in the store: it has not ended, or its period has not (until: wall µs, 0: it has none)."""
+
+    row: TaskRow
+    until: int = 0
+
+
 class Submitted(msgspec.Struct, tag=True):
-    """A client submits tasks; options are those of specs, decoded."""
+    """A client submits tasks; options are those of specs, decoded; holders: of their unique keys, as the store has them."""
 
     client: int
     seq: int
     specs: list[TaskSpec]
     options: list[Options]
     flow: FlowSpec | None = None  # they are its steps
+    holders: dict[str, Holder] = {}
 
 
 class DueStep(msgspec.Struct):
@@ -205,13 +222,17 @@ class CancelAsked(msgspec.Struct, tag=True):
 
 
 class RetryAsked(msgspec.Struct, tag=True):
-    """Somebody gives ended tasks a new round; rows as the store has them. client 0: nobody waits for the answer."""
+    """Somebody gives ended tasks a new round; rows as the store has them, as the holders of their unique keys.
+
+    client 0: nobody waits for the answer.
+    """
 
     client: int
     seq: int
     rows: list[TaskRow]
     force: bool = False
     steps: frozenset[int] = frozenset()  # those that depend on others
+    holders: dict[str, Holder] = {}
 
 
 class UpdateAsked(msgspec.Struct, tag=True):
@@ -268,17 +289,24 @@ class CallerGone(msgspec.Struct, tag=True):
 
 
 class Refilled(msgspec.Struct, tag=True):
-    """Waiting rows of a line (a queue, or None: the delayed) in its order; more: the store has further ones."""
+    """Waiting rows of a line (a queue, or None: the delayed) in its order; more: the store has further ones; key: only of that."""
 
     queue: str | None
     rows: list[TaskRow]
     more: bool
+    key: str | None = None
 
 
 class Dropped(msgspec.Struct, tag=True):
-    """The store refused these tasks' writes (somebody wrote first, or the uid is taken): forget them."""
+    """The store refused these tasks' writes (somebody wrote first, or the uid is taken): forget them.
+
+    rows: those of them that are stored as they were, and wait: what was to replace them found no room; sent: those that were
+    sent to their workers before, so that their bodies may run.
+    """
 
     ids: list[int]
+    rows: list[TaskRow] = []
+    sent: list[int] = []
 
 
 class Dispatch(msgspec.Struct, tag=True):
@@ -295,6 +323,7 @@ Event = (
     Opened
     | QueueSet
     | Scheduled
+    | KeysKept
     | CronAsked
     | Recovered
     | Submitted

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from taskpool.clock import Instant
 from taskpool.core.commands import Refill
 from taskpool.core.events import TaskRow
+from taskpool.core.keys import Keys
 from taskpool.core.lifecycle import PENDING, QUEUED, RETRYING, WAITING
 from taskpool.core.line import Key, Line
 from taskpool.core.mailbox import Mailbox
@@ -32,6 +33,7 @@ class Lines:
         """line_max: waiting rows of a queue held in memory."""
         self._tasks = tasks
         self._line_max = line_max
+        self.keys = Keys(tasks, line_max, self._serve)
         self.ready: dict[str, Line] = {}
         self.queues: dict[str, Queue] = {}  # costs nothing while there are none
         # queue → how many more of its tasks workers may be given in this turn; those that are bound
@@ -94,9 +96,18 @@ class Lines:
         if row.id in self._tasks:
             line, key = self._place(row)
             line.discard(key)
+            self.keys.take_out(row)
 
-    def refilled(self, queue: str | None, rows: Sequence[TaskRow], more: bool) -> None:
-        """Take the rows after a line's mark (queue None: of those that wait for their time). more: the store has further ones."""
+    def refilled(self, queue: str | None, rows: Sequence[TaskRow], more: bool, key: str | None = None) -> None:
+        """Take the rows after a line's mark (queue None: of those that wait for their time). more: the store has further ones.
+
+        key: these are only the rows of that key, after its mark.
+        """
+        if key is not None:
+            assert queue is not None
+            for row in self.keys.refilled(queue, key, rows, more, self.ready[queue].mark):
+                self._watch_deadline(row)
+            return
         line = self.delayed if queue is None else self._grow(queue)
         keys: list[Key] = []
         end = line.mark
@@ -107,6 +118,8 @@ class Lines:
             self._tasks[row.id] = row
             keys.append(end)
             self._watch_deadline(row)
+            if row.key is not None:
+                self.keys.note(row)
         line.refilled(keys, end if more else None)
 
     def _watch_deadline(self, row: TaskRow) -> None:
@@ -172,7 +185,7 @@ class Lines:
                 room[name] = queue.concurrency
         if room:
             for box in boxes:
-                for row in box.sent.values():
+                for row in (*box.sent.values(), *box.disowned):
                     if row.queue in room:
                         room[row.queue] -= 1
         for name, bucket in self.rates.buckets.items():
@@ -183,7 +196,8 @@ class Lines:
         """At the end of a turn: note when there is a token for what waits in queues that have none. aside: as for `refills`."""
         ends = []
         for name, bucket in self.rates.buckets.items():
-            if (self.ready.get(name) or aside.get(name)) and not self.queues[name].paused and not bucket.left(now.mono):
+            waits = self.ready.get(name) or aside.get(name) or self.keys.first(name) is not None
+            if waits and not self.queues[name].paused and not bucket.left(now.mono):
                 ends.append(bucket.next_at())
         self._token_at = min(ends, default=None)
 
@@ -200,7 +214,7 @@ class Lines:
         """Return how many keys stand in lines, up to what their queues may start; no more are counted when there are enough."""
         room, found = self._room, 0
         for name, line in self._order.items():
-            count = len(line)
+            count = len(line) + self.keys.open(name)
             found += max(0, min(count, room.get(name, count))) if room else count
             if found >= enough:
                 break
@@ -213,7 +227,7 @@ class Lines:
         for name, line in order.items():
             if room and room.get(name, 1) <= 0:
                 self._aside[name] = line  # paused, or at its limit: the others pass
-            elif (row := self._first(line)) is not None:
+            elif (row := self._first(name, line)) is not None:
                 break
             passed.append(name)
         for name in passed:
@@ -222,13 +236,29 @@ class Lines:
             order.move_to_end(row.queue)
         return row
 
-    def _first(self, line: Line) -> TaskRow | None:
-        while (key := line.pop()) is not None:
+    def _serve(self, queue: str) -> None:
+        """A queue has one again that waited for its key and may start."""
+        if queue in self.ready and queue not in self._order:
+            self._order[queue] = self.ready[queue]
+
+    def _first(self, queue: str, line: Line) -> TaskRow | None:
+        keys = self.keys
+        while True:
+            opened = keys.first(queue)
+            if opened is not None and (line.mark is None or opened <= line.mark):  # else the store has some before it
+                first = line.first()
+                if first is None or opened < first:
+                    return keys.pop(queue)
+            key = line.pop()
+            if key is None:
+                return None
             rank, at, task_id = key
             row = self._tasks.get(task_id)
-            if row is not None and row.status in WAITING and row.scheduled_at == at and row.rank == rank:
-                return row  # else it was cancelled, ended, or moved meanwhile
-        return None
+            if row is None or row.status not in WAITING or row.scheduled_at != at or row.rank != rank:
+                continue  # it was cancelled, ended, or moved meanwhile
+            if row.key is None or keys.passes(row):
+                return row
+            keys.park(row, key)
 
     def put_back(self, row: TaskRow) -> None:
         """Put a task back that finds no room; its queue stays the next to be served, or others would pass it for ever."""
@@ -245,17 +275,22 @@ class Lines:
         self._room[queue] = 0
 
     def first_of(self, queue: str) -> Key | None:
-        """Return the first key in a queue's line, which may be of a task that does not wait any more."""
+        """Return the first place in a queue's line, or beside it, which may be of a task that does not wait any more."""
         line = self.ready.get(queue)
-        return None if line is None else line.first()
+        places = (None if line is None else line.first(), self.keys.first(queue))
+        return min((place for place in places if place is not None), default=None)
 
     def may_start(self, row: TaskRow) -> bool:
         """Return whether a task still waits, in a queue that may start some; after `measure_room`."""
-        return self._tasks.get(row.id) is row and row.status in WAITING and self._room.get(row.queue, 1) > 0
+        if self._tasks.get(row.id) is not row or row.status not in WAITING or self._room.get(row.queue, 1) <= 0:
+            return False
+        return row.key is None or self.keys.admits(row)
 
     def obstacle(self, row: TaskRow, now: Instant) -> str:
-        """Return in words why a task's queue starts nothing now, or ""; after `measure_room`."""
+        """Return in words why a task's queue, or its key, starts nothing now, or ""; after `measure_room`."""
         if self._room.get(row.queue, 1) > 0:
+            if row.key is not None and not self.keys.admits(row):
+                return f"waits for serialization key {row.key!r}, which others have"
             return ""
         queue = self.queues[row.queue]
         if queue.paused:
@@ -266,7 +301,9 @@ class Lines:
         return f"waits for queue {row.queue!r}, of which {queue.concurrency} tasks run, as many as may"
 
     def started(self, row: TaskRow, now: Instant) -> None:
-        """Count a task against its queue's room and rate."""
+        """Count a task against its queue's room and rate, and its key."""
+        if row.key is not None:
+            self.keys.started(row)
         self.rates.take(row.queue, now.mono)
         if row.queue in self._room:
             self._room[row.queue] -= 1
@@ -286,6 +323,7 @@ class Lines:
                 cut.append((name, line.mark))
             self._let_go(line, gone)
         self._grown.clear()
+        self.keys.shed()
         return cut
 
     def cut(self, queue: str, mark: Key) -> None:
@@ -313,6 +351,7 @@ class Lines:
         if self.delayed.wants_refill():
             self.delayed.refilling = True
             asked.append(Refill(None, self.delayed.mark, self._line_max // 2))
+        asked += self.keys.refills()
         return asked
 
     def _place(self, row: TaskRow) -> tuple[Line, Key]:
@@ -321,10 +360,15 @@ class Lines:
             return self.ready[row.queue], (row.rank, row.scheduled_at, row.id)
         return self.delayed, (0, row.scheduled_at, row.id)
 
-    def check(self, is_aside: Callable[[TaskRow], bool]) -> None:
-        """Assert that each waiting task that is held stands in its line, or aside; the simulation has it called every step."""
+    def check(self, is_aside: Callable[[TaskRow], bool], running: dict[str, set[int]]) -> None:
+        """Assert that each waiting task that is held stands in its line, aside, or beside its key. For the simulation.
+
+        running: the tasks that run, by key.
+        """
+        self.keys.check(running)
         keys = {line: set(line) for line in (*self.ready.values(), self.delayed)}
         for row in self._tasks.values():
             if row.status in WAITING:
                 line, key = self._place(row)
-                assert key in keys[line] or is_aside(row), f"task {row.id} ({row.status}) is not in its line"
+                found = key in keys[line] or is_aside(row) or self.keys.is_parked(row)
+                assert found, f"task {row.id} ({row.status}) is not in its line"

@@ -47,6 +47,7 @@ class Mailbox:
     __slots__ = (
         "active",
         "caller",
+        "disowned",
         "done",
         "labels",
         "last_n",
@@ -64,6 +65,7 @@ class Mailbox:
         self.worker = worker
         self.pid = 0  # 0: it is not ready yet
         self.sent: dict[int, TaskRow] = {}
+        self.disowned: list[TaskRow] = []  # the store says otherwise of them, and their bodies may run until it is dead
         self.last_n = 0
         self.load_ns = 0
         self.silent_since = 0  # monotonic ns of the last sign of progress

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 from taskpool.clock import NS, US, Instant
-from taskpool.core import amend, callers, children, graph, retry, settle
+from taskpool.core import amend, callers, children, graph, retry, settle, unique
 from taskpool.core import events as ev
 from taskpool.core.admission import Room
 from taskpool.core.callers import Callers
@@ -35,7 +35,7 @@ from taskpool.core.commands import (
 from taskpool.core.cron import Cron, NextAfter, never
 from taskpool.core.events import TaskRow
 from taskpool.core.fleet import IDLE_NS, Fleet
-from taskpool.core.lifecycle import PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL
+from taskpool.core.lifecycle import CANCELLED, PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL
 from taskpool.core.line import LINE_MAX
 from taskpool.core.lines import Lines
 from taskpool.core.mailbox import DEPTH_MAX, Durations, Mailbox
@@ -78,6 +78,8 @@ class Scheduler:
         self.callers = Callers(self.workers)
         self.durations = Durations()
         self.cron = Cron(next_after)
+        self.claims = unique.Claims()
+        self._no_room: list[TaskRow] = []  # with keys, passed over in this turn because the machine has no room for them
         self.next_id = 1
         self.finished = 0
         self.attempts = 0
@@ -141,7 +143,7 @@ class Scheduler:
                 for loan in self.callers.gone(event.client, event.worker):
                     self._give_up(loan, callers.GONE, now)
             case ev.Refilled():
-                self.lines.refilled(event.queue, event.rows, event.more)
+                self.lines.refilled(event.queue, event.rows, event.more, event.key)
             case ev.Recovered():
                 self._on_recovered(event, now)
             case ev.Dropped():
@@ -150,6 +152,9 @@ class Scheduler:
                 self._on_opened(event, now)
             case ev.QueueSet():
                 self.lines.set_rules(event.queue, event.full_at, now)
+            case ev.KeysKept():
+                for row in event.rows:
+                    self.lines.keys.note(row)
             case ev.Scheduled():
                 self._out += self.cron.opened(event.rows)
             case ev.CronAsked():
@@ -210,19 +215,66 @@ class Scheduler:
         self._recovered = []
 
     def _on_submitted(self, event: ev.Submitted, now: Instant) -> None:
-        ids: list[int] = []
+        accept = Accept(event.client, event.seq, [])
         for spec, options in zip(event.specs, event.options, strict=True):
-            self._insert(spec, options, now.wall, ids, event.flow)
-        self._out.append(Accept(event.client, event.seq, ids))
+            if spec.unique is None:
+                self._insert(spec, options, now.wall, accept.ids, event.flow)
+            else:
+                self._insert_unique(accept, spec, options, event.holders, now)
+        if accept.depends is not None:
+            accept.depends += [task_id for task_id in accept.ids if task_id and task_id not in accept.known]
+        self._out.append(accept)
+
+    def _insert_unique(self, accept: Accept, spec: TaskSpec, options: Options, holders: dict[str, ev.Holder], now: Instant) -> None:
+        """Take a task in if nobody has its unique key; else attach to who has, refuse it, or put it in the other's place."""
+        assert spec.unique is not None
+        if accept.depends is None:
+            accept.depends = []
+        holder, in_period = self.claims.holder(spec.unique, holders, now.wall)
+        row = None if holder is None else self._now(holder)
+        decision = unique.decide(row, in_period, options)
+        if row is not None and decision.what == unique.REFUSED:
+            accept.taken.append((len(accept.ids), row.id))
+            accept.ids.append(0)
+            return
+        if row is not None and decision.what == unique.EXISTING:
+            accept.known.append(row.id)
+            accept.ids.append(row.id)
+            if self.claims.has(row.id):
+                accept.depends.append(row.id)  # it is not stored either
+            return
+        task_id = self.next_id
+        if row is not None and decision.what == unique.REPLACED:
+            error = TaskError("cancelled", f"replaced by task {task_id}", False)
+            self._out.append(settle.move(row, CANCELLED, now, error=error, finish_reason="replaced"))
+            self._ended(row)
+            self._forget(row)
+            accept.depends.append(row.id)
+            accept.replaced.append(row.id)
+        until = unique.period_end(options, now)
+        self._insert(spec, options, now.wall, accept.ids, after=0 if row is None else row.id, until=until)
+
+    def _now(self, row: TaskRow) -> TaskRow:
+        """Return a task as it is, whose row the shell has read."""
+        return self.tasks.get(row.id) or self._gone.get(row.id) or row
 
     def _insert_children(self, brood: Sequence[children.Child], now: Instant) -> None:
         for child in brood:
             self._insert(child.spec, child.options, now.wall, [], of=child.parent)
 
     def _insert(
-        self, spec: TaskSpec, options: Options, wall: int, ids: list[int], flow: FlowSpec | None = None, of: int = 0
+        self,
+        spec: TaskSpec,
+        options: Options,
+        wall: int,
+        ids: list[int],
+        flow: FlowSpec | None = None,
+        *,
+        of: int = 0,
+        after: int = 0,
+        until: int = 0,
     ) -> int:
-        """Take a new task in, and append its id to those of its submit. of: the task with whose success it is stored."""
+        """Take a new task in, and append its id to those of its submit. of, after, until: as in Insert."""
         task_id = self.next_id
         self.next_id += 1
         ids.append(task_id)
@@ -233,7 +285,9 @@ class Scheduler:
         status = PENDING if at > wall or (place is not None and place.parents) else QUEUED
         at = at or wall
         row = TaskRow(task_id, spec.name, spec.queue, -spec.priority, status, 1, 0, 0, at, wall, options)
-        self._out.append(Insert(task_id, spec, status, at, wall, place, of))
+        row.key, row.unique = spec.key, spec.unique
+        self.claims.take(row, until)
+        self._out.append(Insert(task_id, spec, status, at, wall, place, of, after, until))
         self._wait(row)
         return task_id
 
@@ -242,6 +296,8 @@ class Scheduler:
 
         One that waits for its parents, with no limit to that, lies in the store alone.
         """
+        if row.key is not None:
+            self.lines.keys.note(row)
         if row.scheduled_at == graph.HELD_AT or not self.lines.put(row):
             self._forget(row)
 
@@ -260,26 +316,44 @@ class Scheduler:
             command = graph.decided(row, step, now)
             self._out.append(command)
             if command.to in TERMINAL:
-                self.finished += 1
+                self._ended(row)
                 self._forget(row)
             else:
                 self._wait(row)
 
     def _on_dropped(self, event: ev.Dropped, now: Instant) -> None:
         """Forget tasks whose rows say otherwise; what runs of them is stopped, and its report will match nothing."""
+        as_before = {row.id for row in event.rows}
         for task_id in event.ids:
+            if task_id in as_before:
+                continue
             self.cron.dropped(task_id, now)
             row = self.tasks.pop(task_id, None)
-            if row is not None:
-                self.routes.take_out(row)
-            if row is not None and row.n:
-                box = self.workers.get(row.worker)
-                if box is not None and row.n in box.sent and box.caller is not None:
-                    self.callers.close(row.worker)
-                    self._out.append(Agree(*box.caller, [], "stale_version", f"somebody wrote task {task_id} first"))
-                elif box is not None and row.n in box.sent:
-                    self._out.append(Kill(row.worker, row.n, "retire"))  # nothing, if it was refused before it was sent
-                    box.remove(row.n, self.durations.expected(row.name), box.silent_since)
+            if row is None:
+                continue
+            self.routes.take_out(row)
+            box = self.workers.get(row.worker) if row.n else None
+            if box is not None and box.caller is not None:
+                self.callers.close(row.worker)
+                self._out.append(Agree(*box.caller, [], "stale_version", f"somebody wrote task {task_id} first"))
+            elif box is not None:
+                box.remove(row.n, self.durations.expected(row.name), box.silent_since)
+                if task_id in event.sent:  # its body may run: until that is dead, it holds what it held
+                    box.disowned.append(row)
+                    box.leaving = True
+                    self._out.append(Kill(box.worker, 0, "retire"))
+                    continue
+            self._disown(row)
+        for row in event.rows:
+            self.tasks[row.id] = row
+            self.lines.take_out(row)  # its line may have been read meanwhile, or still hold its old place
+            self._wait(row)
+
+    def _disown(self, row: TaskRow) -> None:
+        """Free what a task holds that is not stored as we have it, and does not run."""
+        row.status = CANCELLED
+        if row.key is not None:
+            self.lines.keys.ended(row)
 
     # ---- workers ----------------------------------------------------------------------------------------------------
 
@@ -290,6 +364,8 @@ class Scheduler:
         if self.fleet.is_stillborn and not self._halted:
             self._halted = True
             self._out.append(Halted(f"workers die before they are ready: {event.error.message}"))
+        for row in box.disowned:
+            self._disown(row)
         for n, row in list(box.sent.items()):
             row.n = 0
             if n == event.begun:
@@ -361,6 +437,8 @@ class Scheduler:
 
     def _after_end(self, row: TaskRow) -> None:
         """Keep what will run again, forget what ended."""
+        if row.key is not None:
+            self.lines.keys.ended(row)
         if row.status in TERMINAL:
             self._ended(row)
             self._forget(row)
@@ -371,6 +449,8 @@ class Scheduler:
 
     def _ended(self, row: TaskRow) -> None:
         self.finished += 1
+        if row.key is not None:
+            self.lines.keys.note(row)
         if row.options.recurrence:
             self.cron.ended(row)
 
@@ -387,6 +467,8 @@ class Scheduler:
             self._out.append(settle.returned(row, 0, now))
             self.lines.rates.give_back(row.queue)
         # Its line is not read yet: the row comes back with the refill, in its place.
+        if row.key is not None:
+            self.lines.keys.note(row)
         if row.status in TERMINAL:
             self._ended(row)
         elif row.status == QUEUED and row.queue not in self.lines.ready:
@@ -434,11 +516,12 @@ class Scheduler:
         accepted, refused = [], []
         for row in event.rows:
             row = self.tasks.get(row.id) or self._gone.get(row.id) or row
-            if row.status in TERMINAL and (row.status != SUCCEEDED or event.force):
+            if row.status in TERMINAL and (row.status != SUCCEEDED or event.force) and self._may_have_key(row, event, now):
                 command = settle.new_round(row, now)
                 if row.id in event.steps:
                     graph.hold(row, command)
                 self._out.append(command)
+                self.claims.take(row, 0)
                 self._wait(row)
                 if row.options.recurrence:
                     self.cron.revived(row)
@@ -450,6 +533,13 @@ class Scheduler:
             accepted.append(row.id)
         if event.client:
             self._out.append(Respond(event.client, event.seq, accepted, refused))
+
+    def _may_have_key(self, row: TaskRow, event: ev.RetryAsked, now: Instant) -> bool:
+        """Return whether an ended task can live again beside who has its unique key now."""
+        if row.unique is None:
+            return True
+        holder, _ = self.claims.holder(row.unique, event.holders, now.wall)
+        return holder is None or unique.is_free(row, self._now(holder))
 
     def _on_cron(self, event: ev.CronAsked, now: Instant) -> None:
         """Answer for a schedule; a run by hand is a task at once."""
@@ -518,6 +608,7 @@ class Scheduler:
             self._lend(now)
             self._halt_when_idle(now)
             self._gone.clear()
+            self.claims.clear()
             self._out += self.cron.advances()
             self._out += self.lines.rates.spent(now)
             return
@@ -535,6 +626,7 @@ class Scheduler:
                 self._out.append(settle.move(row, QUEUED, now))
         self._due.clear()
         self._gone.clear()
+        self.claims.clear()
         self._out += self.cron.advances()
         self._out += self.lines.rates.spent(now)
         if self.routes:
@@ -584,6 +676,8 @@ class Scheduler:
     def _admit_due(self, now: Instant) -> None:
         """Move what is due into its queue's line. Its row says so only if it does not start in this same turn."""
         for row, is_held in self.lines.due(now.wall):
+            if row.key is not None:
+                self.lines.keys.note(row, due=True)
             if is_held:
                 self._due.append(row)
             else:
@@ -591,6 +685,7 @@ class Scheduler:
                 self._forget(row)
 
     def _fill(self, now: Instant) -> None:
+        self._no_room.clear()
         self.lines.measure_room(self.workers.values(), now)
         self.room.measure(self.workers.values(), self.lines.may_start)
         if self.room.held is not None:
@@ -628,6 +723,8 @@ class Scheduler:
         while (row := self.lines.next()) is not None:
             if self.routes.diverts(row, box):
                 self.lines.favour(row.queue)  # it had its turn for nothing
+                if row.key is not None:
+                    self.lines.keys.note(row)  # which stays free for those behind it
                 continue
             if not ((row.options.deadline_at or row.options.expires_at) and self._end_if_overdue(row, now)):
                 return row
@@ -638,12 +735,22 @@ class Scheduler:
         row = self._next_aside(box)
         if row is not None:
             return row
-        while (row := self._next(now, box)) is not None:
+        while True:
+            row = self._next(now, box)
+            if self._waits_for_room_in_vain():
+                # It waits for its key now, not for room: whoever waited behind it may go.
+                self.lines.measure_room(self.workers.values(), now)
+                self._no_room.clear()
+                if row is None:
+                    continue
+            if row is None:
+                return self._next_aside(box)  # what seemed to stand before it may have been nothing any more
             if self.room.admits(row):
                 return row
             self.lines.put_back(row)
             self.lines.pass_over(row.queue)
-        return self._next_aside(box)  # what seemed to stand before it may have been nothing any more
+            if row.key is not None:
+                self._no_room.append(row)
 
     def _next_aside(self, box: Mailbox) -> TaskRow | None:
         """Take the next task that stands aside for that worker, if the machine has room for it."""
@@ -652,6 +759,14 @@ class Scheduler:
             return None
         self.routes.take_out(row)
         return row
+
+    def _waits_for_room_in_vain(self) -> bool:
+        """Return whether one that was found no room for waits for its key by now, which another start has taken."""
+        held, keys = self.room.held, self.lines.keys
+        if held is not None and held.key is not None and not keys.lets_wait(held):
+            self.room.let_go(held)
+            return True
+        return not all(map(keys.lets_wait, self._no_room))
 
     def _start(self, box: Mailbox, row: TaskRow, expected: int | None, now: Instant) -> None:
         if not box.sent and box.caller is None:
@@ -664,6 +779,7 @@ class Scheduler:
         row.started_at = now.wall
         if self.lines.queues:
             row.rules = self.lines.queues.get(row.queue)
+        if self.lines.queues or row.key is not None:
             self.lines.started(row, now)
 
     def _take_back_stuck(self, now: Instant) -> None:
@@ -732,4 +848,8 @@ class Scheduler:
             assert row.rules is None or row.rules.name == row.queue, f"task {row.id} has the rules of another queue"
         self.fleet.check()
         self.callers.check()
-        self.lines.check(self.routes.holds)
+        running: dict[str, set[int]] = {}
+        for row in (*self.tasks.values(), *(row for box in self.workers.values() for row in box.disowned)):
+            if row.key is not None and row.status == RUNNING:
+                running.setdefault(row.key, set()).add(row.id)
+        self.lines.check(self.routes.holds, running)

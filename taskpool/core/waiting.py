@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -20,6 +21,7 @@ QUEUE_LIMIT: Final = "queue limit"
 RATE: Final = "rate"
 TARGET: Final = "target"
 HANDLER: Final = "handler"  # only the pool that lacks it can say so
+KEY: Final = "key"
 WORKER: Final = "worker"
 SERVER: Final = "server"  # only a reader can say so: nobody owns the store
 
@@ -27,10 +29,17 @@ HOLDERS_MAX: Final = 5  # tasks that are named
 AHEAD_MAX: Final = 10_000  # tasks that are counted
 
 
+class KeyHolder(msgspec.Struct, frozen=True):
+    """A task that has a serialization key. since: wall µs, of one that runs; None: it keeps the key until its next attempt."""
+
+    id: int
+    since: int | None
+
+
 class Place(msgspec.Struct, frozen=True):
     """What surrounds a task: its queue's rules, how many tasks of it run, the first of those, and how many stand before it.
 
-    parents: of a task that waits for them: id, name, status.
+    parents: of a task that waits for them: id, name, status; key_holders: who has its key.
     """
 
     queue: Queue
@@ -39,9 +48,19 @@ class Place(msgspec.Struct, frozen=True):
     ahead: int = 0
     parents: tuple[tuple[int, str, str], ...] = ()
     free_at: int | None = None  # when (wall µs) its queue's rate lets the next task start
+    key_holders: tuple[KeyHolder, ...] = ()
 
 
-def reason(status: str, snoozes: int, queue: Queue | None, running: int, free_in: int = 0, target: str = "") -> str | None:
+def in_its_way(task: Task, holders: Sequence[KeyHolder]) -> tuple[KeyHolder, ...]:
+    """Return those of the holders of its key that a task waits for: none of them while there are fewer than its limit."""
+    keeps_it = any(holder.id == task.id for holder in holders)
+    others = tuple(one for one in holders if one.id != task.id and (one.since is not None or not keeps_it))
+    return others if len(others) >= task.options.key_limit else ()
+
+
+def reason(
+    status: str, snoozes: int, queue: Queue | None, running: int, free_in: int = 0, *, target: str = "", key_taken: bool = False
+) -> str | None:
     """Return in a word what a task waits for, None if it does not wait.
 
     running: tasks of its queue that run; free_in: µs until the queue's rate lets the next one start; target: its own.
@@ -59,6 +78,8 @@ def reason(status: str, snoozes: int, queue: Queue | None, running: int, free_in
             return QUEUE_LIMIT
         if queue.rate is not None and free_in > 0:
             return RATE
+    if key_taken:
+        return KEY
     return TARGET if target else WORKER
 
 
@@ -113,7 +134,7 @@ def _waiting(task: Task, place: Place, now: int) -> list[Reason]:
     elif task.status.value == PENDING and left > 0:
         code, words = (SNOOZE, "was put off by its handler") if task.snoozes else (TIME, "waits for its time")
         reasons.append(Reason(code, f"{words}: due {_due(left)}"))
-    return reasons + _in_queue(place, now)
+    return reasons + _in_queue(task, place, now)
 
 
 def _parents(place: Place) -> Reason:
@@ -123,7 +144,7 @@ def _parents(place: Place) -> Reason:
     return Reason(PARENTS, f"waits for its parents, of which {done}" + (f"; it waits for {named}" if live else ""))
 
 
-def _in_queue(place: Place, now: int) -> list[Reason]:
+def _in_queue(task: Task, place: Place, now: int) -> list[Reason]:
     queue = place.queue
     reasons = []
     if queue.paused:
@@ -136,10 +157,21 @@ def _in_queue(place: Place, now: int) -> list[Reason]:
         pace = f"which starts {queue.rate:g} tasks a second at most"
         words = f"waits for queue {queue.name!r}, {pace}: the next {_due(place.free_at - now)}"
         reasons.append(Reason(RATE, words))
+    if blocking := in_its_way(task, place.key_holders):
+        named = "; ".join(_holder(holder, now) for holder in blocking[:HOLDERS_MAX]) + (
+            "; …" if len(blocking) > HOLDERS_MAX else ""
+        )
+        reasons.append(Reason(KEY, f"waits for serialization key {task.key!r}, held by {named}"))
     before = f"{place.ahead} or more" if place.ahead >= AHEAD_MAX else place.ahead or "no"
     tasks = "task stands" if place.ahead == 1 else "tasks stand"
     reasons.append(Reason(WORKER, f"waits for a worker; {before} {tasks} before it in queue {queue.name!r}"))
     return reasons
+
+
+def _holder(holder: KeyHolder, now: int) -> str:
+    if holder.since is None:
+        return f"task {holder.id}, which keeps it until its next attempt"
+    return f"task {holder.id} for {_span(now - holder.since)}"
 
 
 def _limits(task: Task, now: int) -> list[Reason]:

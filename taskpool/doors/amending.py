@@ -147,6 +147,9 @@ def _changes(stored: Task, given: Mapping[str, Any]) -> tuple[int | None, int | 
     """Return (priority, scheduled_at, packed options) of what is to be changed, None for what is not."""
     if "queue" in given:
         raise InvalidTask("a task stays in its queue", hint="cancel it, and submit it to the other")
+    for name in ("key", "unique", "unique_period", "on_conflict"):
+        if name in given:
+            raise InvalidTask(f"{name} of a task cannot be changed", hint="cancel it, and submit another")
     packed, at = NOTHING_SAID.plus(given).packed()
     moment = (at or time.time_ns() // 1000) if "at" in given or "delay" in given else None
     names = [_FIELDS.get(name, name) for name in given if name not in ("priority", "at", "delay")]

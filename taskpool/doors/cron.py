@@ -40,16 +40,26 @@ def schedule_of(plan: Plan, spec: str, args: Sequence[Any], name: str | None, gi
     if plan.after:
         raise InvalidTask("the tasks of a schedule cannot wait for others: after= makes no sense here")
     codec, payload = plan.encode(args, {})
-    return schedule(plan.name, codec, payload, plan.said, spec, name, given)
+    return schedule(plan.name, codec, payload, plan.said, spec, name, given, args)
 
 
 def schedule(
-    handler: str, codec: int, payload: bytes, said: Said, spec: str, name: str | None, given: Mapping[str, Any]
+    handler: str,
+    codec: int,
+    payload: bytes,
+    said: Said,
+    spec: str,
+    name: str | None,
+    given: Mapping[str, Any],
+    args: Sequence[Any] = (),
 ) -> Schedule:
-    """Return the schedule of an encoded call. said: what the handler's decorator says. Raises InvalidTask."""
+    """Return the schedule of an encoded call (of args). said: what the handler's decorator says. Raises InvalidTask."""
     own = {key: given[key] for key in CronOptions.__annotations__.keys() - TaskOptions.__annotations__.keys() if key in given}
     rest = {key: value for key, value in given.items() if key not in own}
     said = said.plus(rest)
+    task_key, unique = (None, None) if said.names_of is None else said.names_of(args, {})
+    if unique is not None:
+        raise InvalidTask("the tasks of a schedule have no unique key", hint="overlap= says what becomes of one beside another")
     moments = {key: _from_now(key, value) for key, value in said.moments.items()}
     name = _generated(handler) if name is None else _name(name)
     tz = own.get("tz", "UTC")
@@ -72,6 +82,7 @@ def schedule(
         options=_with_recurrence(options, name),
         queue=said.queue,
         priority=said.priority,
+        key=task_key,
         deadline_s=moments.get("deadline"),
         expires_s=moments.get("expires"),
     )

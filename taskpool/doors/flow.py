@@ -143,6 +143,7 @@ class Flow:
     # ---- handing in ---------------------------------------------------------------------------------------------------
 
     def _submit(self, pool: Submitter) -> Flow:
+        from taskpool.doors.naming import names
         from taskpool.doors.outbox import Bundle
 
         if self._link is not None:
@@ -165,11 +166,9 @@ class Flow:
             ]
             step = StepSpec(self.steps[number].label, _distinct(refs))
             options, at = plan.travel()
-            futures.append(
-                link.put(
-                    bundle, plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description, None, None, step
-                )
-            )
+            named = names(plan.names_of, *self.steps[number]._call[1:], depends=True)
+            call = (plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description)
+            futures.append(link.put(bundle, *call, None, None, step, *named))
         if bundle.bytes > ARGUMENT_BYTES_MAX:
             raise InvalidTask(
                 f"the arguments of flow {self.name!r} take {bundle.bytes >> 20} MiB, the limit is {ARGUMENT_BYTES_MAX >> 20}"

@@ -20,6 +20,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from functools import partial
 from typing import Any
 
 from taskpool.core.callers import OVER
@@ -28,7 +29,7 @@ from taskpool.doors.future import TaskFuture
 from taskpool.doors.greeting import greet
 from taskpool.doors.outbox import Bundle, Outbox
 from taskpool.doors.refusals import error_of
-from taskpool.errors import PoolStopped, TaskpoolError
+from taskpool.errors import AlreadyExists, PoolStopped, TaskpoolError
 from taskpool.model import Filter
 from taskpool.wire.frames import FrameReader, FrameTooLong
 from taskpool.wire.messages import (
@@ -337,14 +338,22 @@ class Link:
         with self.lock:
             tasks, bundle.tasks = bundle.tasks, []
             table = self._open
+            watched = []
+            for place, holder in accepted.taken:
+                spec, future = tasks[place]
+                watched += self._except([future], partial(_taken, spec.unique or "", holder))
             for (_, future), task_id in zip(tasks, ids, strict=True):
+                if not task_id:
+                    continue
                 future._id = task_id
                 if task_id in table:  # an item of a batch that this client waits for already
                     future._next = table[task_id]
                 table[task_id] = future
             bundle.stored = True
             waiters = bundle.waiters
-        for waiter in waiters:
+            joiners = self._take_joiners()
+        self._settle_watched(watched)
+        for waiter in [*waiters, *joiners]:
             waiter.release()
 
     def _settle(self, outcomes: list[Outcome]) -> None:
@@ -507,6 +516,12 @@ class Link:
         self._shut = True
         self._poller.close()
         self._sock.close()
+
+
+def _taken(unique: str, holder: int) -> TaskpoolError:
+    """Return why a task is not stored."""
+    words = f"task {holder} has the unique key {unique!r}"
+    return AlreadyExists(words, hint="wait for it or cancel it; on_conflict='existing' gives its future")
 
 
 _links: weakref.WeakSet[Link] = weakref.WeakSet()

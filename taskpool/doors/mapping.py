@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from taskpool.doors.future import TaskFuture
+from taskpool.doors.naming import names
 from taskpool.doors.outbox import Bundle
 from taskpool.errors import BatchConflict, InvalidTask, PoolStopped, TaskpoolError
 from taskpool.model import Filter
@@ -59,6 +60,8 @@ class MapRun(Generic[R]):
         self._link = submitter._link
         self._submitter = submitter
         self._plan = submitter._plan(fn)
+        if batch is not None and self._plan.said.unique is not None:
+            raise InvalidTask("the items of a batch have a name already, and no unique key", hint="leave out batch or unique")
         self._batch = batch
         self._fresh = fresh
         self._return_exceptions = return_exceptions
@@ -167,26 +170,15 @@ class MapRun(Generic[R]):
         future: Future[R]
         try:
             codec, payload, step = plan.call(self._link, args)
+            named = names(plan.names_of, args, {}, depends=step is not None)
         except TaskpoolError as error:  # in its place among the results
             future = Future()
             future.set_exception(error)
         else:
             options, at = plan.travel()
             number = None if self._batch is None else item
-            future = self._link.put(
-                bundle,
-                plan.name,
-                codec,
-                payload,
-                options,
-                plan.queue,
-                plan.priority,
-                at,
-                plan.description,
-                self._batch,
-                number,
-                step,
-            )
+            call = (plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description)
+            future = self._link.put(bundle, *call, self._batch, number, step, *named)
             if self._first is None:
                 self._first = future
         self._under_way += 1

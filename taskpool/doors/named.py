@@ -36,6 +36,7 @@ class NamedPlan:
         self.queue, self.priority = said.queue, said.priority
         self.fixed = said.fixed
         self.after = said.after
+        self.names_of = said.names_of
 
     def travel(self) -> tuple[bytes, int]:
         """Return (packed options, scheduled_at) for now."""

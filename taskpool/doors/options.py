@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypedDict
 
 from taskpool.clock import US
 from taskpool.core.queues import check_name
 from taskpool.core.retry import RETRIED_IF_SAID
+from taskpool.doors.naming import Names, computed_elsewhere, key_or_function
 from taskpool.errors import InvalidSettings, InvalidTask
 from taskpool.memory import size_of
-from taskpool.model import OnInterrupt, Options, RetryPolicy, encode
+from taskpool.model import KeyOnRetry, OnConflict, OnInterrupt, Options, RetryPolicy, encode
 from taskpool.retention import period
 from taskpool.wire.messages import HandlerOptions
 
@@ -47,7 +48,12 @@ class TaskOptions(TypedDict, total=False):
     is; source: what handed it in; reference_id: what it belongs to elsewhere; parent_id: the task that made it; reply_to: the
     mailbox that gets its response; target: the worker that is to run it, by a label or its number; after: futures or ids of tasks
     that must succeed before it may start; retention: seconds for which it is kept after its end, or "forever" (None: as the pool
-    says).
+    says);
+    key: of the tasks that have it, at most key_limit (1) run at the same time, in the order of their queue; key_on_retry: whether
+    the others wait ("block") or pass ("yield") while one waits for its next attempt; unique: at most one task that has not ended
+    has it; on_conflict: a further one is the "existing" one, or AlreadyExists ("raise"), or takes its place while it waits
+    ("replace"); unique_period: seconds from the submit for which it keeps that, though it has ended. key and unique may be
+    functions of the task's arguments.
     """
 
     queue: str
@@ -82,18 +88,28 @@ class TaskOptions(TypedDict, total=False):
     target: str | int
     after: Any
     retention: Duration | str | None
+    key: str | Callable[..., str | None] | None
+    key_limit: int
+    key_on_retry: KeyOnRetry
+    unique: str | Callable[..., str | None] | None
+    on_conflict: OnConflict
+    unique_period: Duration | None
 
 
 class Said:
     """Checked options: a mapping that is never changed, and how it is packed. Raises InvalidTask, naming the option."""
 
-    __slots__ = ("_moments", "_options", "_packed", "_values", "after", "fixed", "priority", "queue")
+    __slots__ = ("_moments", "_options", "_packed", "_values", "after", "fixed", "key", "names_of", "priority", "queue", "unique")
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = values
         self.queue: str = values.get("queue", "default")
         self.priority: int = values.get("priority", 0)
         self.after: tuple[Any, ...] = values.get("after", ())
+        self.key: str | Callable[..., str | None] | None = values.get("key")
+        self.unique: str | Callable[..., str | None] | None = values.get("unique")
+        # (args, kwargs) → its key and unique key; None where neither was said
+        self.names_of = Names(self.key, self.unique) if self.key is not None or self.unique is not None else None
         # What depends on the moment of the submit is packed anew each time; everything else once.
         self._moments = {name: values[name] for name in ("deadline", "expires", "delay", "at") if values.get(name) is not None}
         self._options = _options_of(values)
@@ -146,7 +162,9 @@ class Said:
             name: moment.isoformat() if isinstance(moment, datetime) else moment.total_seconds()
             for name, moment in self._moments.items()
         }
-        return HandlerOptions(self._packed, self._values.get("queue"), self._values.get("priority"), moments)
+        names = {name: value for name in ("key", "unique") if (value := self._values.get(name)) is not None}
+        texts = {name: value if isinstance(value, str) else None for name, value in names.items()}
+        return HandlerOptions(self._packed, self._values.get("queue"), self._values.get("priority"), moments, texts)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Said) and self._values == other._values
@@ -170,6 +188,7 @@ def heard(told: HandlerOptions) -> Said:
     }
     values: dict[str, Any] = {name.removesuffix("_s"): value for name, value in said.items()}
     values |= {name: value for name, value in (("queue", told.queue), ("priority", told.priority)) if value is not None}
+    values |= {name: computed_elsewhere(name) if text is None else text for name, text in told.names.items()}
     values |= {name: datetime.fromisoformat(at) if isinstance(at, str) else at for name, at in told.moments.items()}
     return NOTHING_SAID.plus(values)
 
@@ -195,11 +214,11 @@ def _options_of(values: Mapping[str, Any]) -> Options:
     return Options(**fields)
 
 
-_DURATIONS = ("timeout", "soft_timeout", "heartbeat_timeout", "retention")
+_DURATIONS = ("timeout", "soft_timeout", "heartbeat_timeout", "retention", "unique_period")
 _PLAIN_FIELDS = (
     "max_attempts", "retry", "retry_on", "no_retry_on", "on_interrupt", "at_most_once", "crash_limit", "max_interruptions",
     "tags", "headers", "trace_ctx", "label", "owner_type", "owner_id", "source", "reference_id", "parent_id", "reply_to", "target",
-    "cpus", "memory",
+    "cpus", "memory", "key_limit", "key_on_retry", "on_conflict",
 )  # fmt: skip
 
 
@@ -221,6 +240,8 @@ def _check_together(values: Mapping[str, Any]) -> None:
     timeout, soft = values.get("timeout"), values.get("soft_timeout")
     if timeout is not None and soft is not None and soft >= timeout:
         raise InvalidTask(f"soft_timeout ({soft:g} s) must be shorter than timeout ({timeout:g} s)")
+    if values.get("unique") is None and values.get("unique_period") is not None:
+        raise InvalidTask("unique_period is the time of a unique key: say unique= too")
     if values.get("at_most_once"):
         policy = values.get("retry")
         if (values.get("max_attempts") or 1) > 1 or (policy is not None and policy.maximum_attempts != 1):
@@ -477,6 +498,12 @@ _CHECKS: dict[str, Any] = {
     "reply_to": _word,
     "retention": _retention,
     "target": _target,
+    "key": key_or_function,
+    "key_limit": _whole(1, PRIORITY_MAX),
+    "key_on_retry": _one_of("block", "yield"),
+    "unique": key_or_function,
+    "on_conflict": _one_of("existing", "raise", "replace"),
+    "unique_period": _positive,
 }
 
 NOTHING_SAID = Said({})

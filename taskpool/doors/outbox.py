@@ -91,6 +91,8 @@ class Outbox:
         at: int,
         description: Description | None,
         step: StepSpec | None = None,
+        key: str | None = None,
+        unique: str | None = None,
     ) -> TaskFuture[Any]:
         """Put one task into the present bundle, and send that unless another is under way, whose answer will send it."""
         large = len(payload) > LARGE_BYTES
@@ -103,7 +105,7 @@ class Outbox:
             future: TaskFuture[Any] = TaskFuture(bundle, uid)
             if description is not None:
                 future._description = description
-            tasks.append((TaskSpec(uid, name, codec, payload, options, queue, priority, at, step=step), future))
+            tasks.append((TaskSpec(uid, name, codec, payload, options, queue, priority, at, None, None, step, key, unique), future))
             leaves = not self.flights or len(tasks) >= BUNDLE_TASKS
             if large:
                 bundle.bytes += len(payload)
@@ -126,13 +128,16 @@ class Outbox:
         batch: str | None = None,
         item: int | None = None,
         step: StepSpec | None = None,
+        key: str | None = None,
+        unique: str | None = None,
     ) -> TaskFuture[Any]:
         """Add a task to a bundle of the caller's own, which `send` sends."""
         uid = next(self._uids)
         future: TaskFuture[Any] = TaskFuture(bundle, uid)
         if description is not None:
             future._description = description
-        bundle.tasks.append((TaskSpec(uid, name, codec, payload, options, queue, priority, at, batch, item, step), future))
+        spec = TaskSpec(uid, name, codec, payload, options, queue, priority, at, batch, item, step, key, unique)
+        bundle.tasks.append((spec, future))
         bundle.bytes += len(payload)
         return future
 

@@ -22,6 +22,8 @@ class FilterFields(TypedDict, total=False):
     queue: str | Iterable[str]
     tag: str | Iterable[str]
     batch: str
+    key: str
+    unique: str
     since: datetime
     until: datetime
     error: str

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast, overload
 
+from taskpool.doors.naming import names
 from taskpool.doors.options import NOTHING_SAID, Said, TaskOptions
 from taskpool.errors import ArgTypeError, InvalidPayload
 
@@ -27,7 +28,7 @@ BULK_BYTES = 8 << 20
 class Plan:
     """How calls of one function travel from one submitter: encoder, name, and everything that was said of it."""
 
-    __slots__ = ("after", "description", "encode", "fixed", "fn", "name", "priority", "queue", "said")
+    __slots__ = ("after", "description", "encode", "fixed", "fn", "name", "names_of", "priority", "queue", "said")
 
     def __init__(self, fn: Callable[..., Any], said: Said) -> None:
         from taskpool.wire.codec import CallEncoder
@@ -41,6 +42,7 @@ class Plan:
         self.queue, self.priority = said.queue, said.priority
         self.fixed = said.fixed
         self.after = said.after
+        self.names_of = said.names_of
 
     def call(self, link: Link, args: Sequence[Any]) -> tuple[int, bytes, StepSpec | None]:
         """Return (codec, payload) of a call, and what it depends on, if on anything."""
@@ -183,7 +185,10 @@ class Submitter(ABC):
         if plan.after:
             return self._submit_after(plan, args, kwargs)
         options, at = plan.fixed or plan.said.packed()
-        return self._link.submit(plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description)
+        if plan.names_of is None:
+            return self._link.submit(plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description)
+        named = plan.names_of(args, kwargs)
+        return self._link.submit(plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description, None, *named)
 
     def _submit_after(self, plan: Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> TaskFuture[Any]:
         """Submit a task that depends on others: on futures among its arguments, or those of its option `after`."""
@@ -191,7 +196,9 @@ class Submitter(ABC):
 
         codec, payload, step = dependent(self._link, plan, args, kwargs)
         options, at = plan.travel()
-        return self._link.submit(plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description, step)
+        named = names(plan.names_of, args, kwargs, depends=step is not None)
+        call = (plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description)
+        return self._link.submit(*call, step, *named)
 
     def submit_flow(self, flow: Flow, /) -> Flow:
         """Hand in a graph of tasks, all or none of them; they are durable when this returns. Returns the flow.
@@ -221,15 +228,15 @@ class Submitter(ABC):
             self._plans[id(fn)] = found
         return found
 
-    def _calls(
-        self, fn: Callable[..., Any], arguments: Iterable[Sequence[Any]]
-    ) -> Iterator[tuple[str, int, bytes, bytes, str, int, int, Any, None, None, StepSpec | None]]:
+    def _calls(self, fn: Callable[..., Any], arguments: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
         """Yield what Link.put takes for each call of a function."""
         plan = self._plan(fn)
         options, at = plan.travel()
+        names_of = plan.names_of
         for args in arguments:
             codec, payload, step = plan.call(self._link, args)
-            yield plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description, None, None, step
+            named = names(names_of, args, {}, depends=step is not None)
+            yield plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description, None, None, step, *named
 
 
 class View(Submitter):

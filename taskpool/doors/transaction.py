@@ -64,7 +64,15 @@ class Recorder(Submitter):
             raise InvalidTask("a task of a transaction cannot wait for others", hint="submit it after the commit")
         codec, payload = plan.encode(args, kwargs or {})
         options, at = plan.travel()
-        return TaskSpec(next(draw_uids()), plan.name, codec, payload, options, plan.queue, plan.priority, at)
+        spec = TaskSpec(next(draw_uids()), plan.name, codec, payload, options, plan.queue, plan.priority, at)
+        if plan.names_of is not None:
+            spec.key, spec.unique = plan.names_of(args, kwargs or {})
+            if spec.unique is not None:
+                raise InvalidTask(
+                    "a task in a transaction of yours has no unique key: who has it is settled when the pool stores the task",
+                    hint="leave out unique here; a UNIQUE column of your own tables does it in your transaction",
+                )
+        return spec
 
     def spec_of(self, call: Any) -> TaskSpec:
         """Return the task for a call without arguments: a handler, or a partial of one."""

@@ -31,6 +31,10 @@ _MAX: Final = (1 << 63) - 1
 _WANTED: Final = "FROM json_each(:ids) AS wanted CROSS JOIN"
 _JOINED: Final = "LEFT JOIN retain ON retain.task_id = task.id"
 _OWN, _ALL = "retain CROSS JOIN task ON task.id = retain.task_id", f"task {_JOINED}"
+_PERIOD_OVER: Final = (  # of its unique key: until then it is what a further one is answered with
+    "(task.unique_key IS NULL OR NOT EXISTS (SELECT 1 FROM unique_period AS had "
+    "WHERE had.unique_key = task.unique_key AND had.task_id = task.id AND had.until > :now))"
+)
 _DELETES: Final = tuple(
     f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"
     for table, column in (
@@ -100,7 +104,7 @@ class Walk:
         all_others = " ".join(f"WHEN '{status}' THEN :{status}" for status in self._horizons) or "WHEN '' THEN 0"
         self._expired = (
             f"COALESCE(({ended}) AND task.finished_at <= CASE WHEN retain.seconds IS NULL "
-            f"THEN CASE task.status {all_others} END ELSE {own} END, 0)"
+            f"THEN CASE task.status {all_others} END ELSE {own} END AND {_PERIOD_OVER}, 0)"
         )
         self._values: dict[str, Any] = self._horizons | {"now": rule.now}
 

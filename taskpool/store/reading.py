@@ -15,8 +15,9 @@ from typing import Any, Final
 import msgspec
 
 from taskpool.core import waiting
-from taskpool.core.events import ScheduleRow, TaskRow
+from taskpool.core.events import Holder, ScheduleRow, TaskRow
 from taskpool.core.graph import HELD_AT
+from taskpool.core.keys import is_firm
 from taskpool.core.lifecycle import MOVES
 from taskpool.core.queues import has_rules
 from taskpool.core.rate import free_at
@@ -42,6 +43,9 @@ INDEXES: Final = {  # the partial index that holds all tasks of a status
 }
 STATUSES: Final = tuple(status for status in MOVES if status)
 LIVE: Final = "(status = 'running' OR status = 'queued' OR status = 'pending' OR status = 'retrying')"
+KEPT: Final = (  # as the index says it
+    "key IS NOT NULL AND (status = 'running' OR status = 'retrying' OR (status = 'queued' AND charged > 0))"
+)
 _DELAYED: Final = "(status = 'pending' OR status = 'retrying')"
 _WANTED: Final = "FROM json_each(?) AS wanted CROSS JOIN task ON task.id = wanted.value"
 _QUEUES_WAITING: Final = (
@@ -296,16 +300,36 @@ class Reading(ChildReading):
         rules = {queue.name: queue for queue in self.queue_rules()}
         running = self._running_by_queue() if rules else {}
         free, now = self._free_at(rules.values()), time.time_ns() // 1000
+        holders = self._key_holders({task.key for task in tasks if task.key is not None and task.status == "queued"})
         known = []
         for task in tasks:
             queue = rules.get(task.queue)
-            reason = task.wait_reason or waiting.reason(
-                task.status, task.snoozes, queue, running.get(task.queue, 0), free.get(task.queue, 0) - now, task.options.target
+            taken = bool(holders) and bool(waiting.in_its_way(task, holders.get(task.key or "", ())))
+            free_in, target = free.get(task.queue, 0) - now, task.options.target
+            waits = waiting.reason(
+                task.status, task.snoozes, queue, running.get(task.queue, 0), free_in, target=target, key_taken=taken
             )
+            reason = task.wait_reason or waits
             limit = max_attempts(task.options, queue) if queue is not None else task.max_attempts
             changed = reason is not None or limit != task.max_attempts
             known.append(msgspec.structs.replace(task, wait_reason=reason, max_attempts=limit) if changed else task)
         return known
+
+    def _key_holders(self, keys: Iterable[str]) -> dict[str, list[waiting.KeyHolder]]:
+        """Return who has these serialization keys, by key."""
+        asked = msgspec.json.encode(list(keys)).decode()
+        if asked == "[]":
+            return {}
+        found: dict[str, list[waiting.KeyHolder]] = {}
+        wanted = (
+            f"FROM json_each(?) AS wanted CROSS JOIN task ON task.key = wanted.value AND {KEPT.replace('key IS', 'task.key IS')}"
+        )
+        for row in self._read(f"SELECT {records.ROW} {wanted} ORDER BY task.id", (asked,)):
+            held = records.task_row(row)
+            if held.status == "running" or is_firm(held):
+                since = held.started_at if held.status == "running" else None
+                found.setdefault(held.key or "", []).append(waiting.KeyHolder(held.id, since))
+        return found
 
     def explain(self, task_id: int, now_wall: int) -> Explanation:
         """Return why a task stands where it stands, in words. NotFound."""
@@ -322,6 +346,7 @@ class Reading(ChildReading):
         )
         running = self._running_by_queue().get(task.queue, 0)
         parents = graphs.parents(self._db, task_id) if task.wait_reason == waiting.PARENTS else ()
+        having_key = self._key_holders([task.key] if task.key is not None else []).get(task.key or "", [])
         place = waiting.Place(
             queue,
             running,
@@ -329,6 +354,7 @@ class Reading(ChildReading):
             ahead[0][0],
             tuple(parents),
             free_at=self._free_at([queue]).get(queue.name),
+            key_holders=tuple(having_key),
         )
         return waiting.explain(task, place, now_wall)
 
@@ -416,11 +442,20 @@ class Reading(ChildReading):
             for row in self._read(f"SELECT {records.ROW} FROM task INDEXED BY task_running WHERE status = 'running' ORDER BY id")
         ]
 
-    def refill(self, queue: str | None, after: tuple[int, int, int] | None, n: int) -> tuple[list[TaskRow], bool]:
+    def kept_keys(self) -> list[TaskRow]:
+        """Return the waiting tasks with a key that failed before: they may keep it."""
+        return [
+            records.task_row(row)
+            for row in self._read(f"SELECT {records.ROW} FROM task INDEXED BY task_key_held WHERE {KEPT} AND status <> 'running'")
+        ]
+
+    def refill(
+        self, queue: str | None, after: tuple[int, int, int] | None, n: int, key: str | None = None
+    ) -> tuple[list[TaskRow], bool]:
         """Return up to n waiting rows of a line after a place in its order, and whether more follow.
 
         A queue's line is its rows in status queued by (rank, scheduled_at, id); None is the line of the delayed, pending and
-        retrying, by (0, scheduled_at, id). after None: from the start.
+        retrying, by (0, scheduled_at, id). after None: from the start. key: only those of a queue that have it.
         """
         rank, at, task_id = after or _FIRST
         if queue is None:
@@ -428,6 +463,12 @@ class Reading(ChildReading):
                 f"SELECT {records.ROW} FROM task WHERE {_DELAYED} AND (scheduled_at, id) > (?, ?) "
                 f"AND scheduled_at < {HELD_AT} ORDER BY scheduled_at, id LIMIT ?",
                 (at, task_id, n + 1),
+            )
+        elif key is not None:
+            found = self._read(
+                f"SELECT {records.ROW} FROM task WHERE status = 'queued' AND key = ? AND queue = ? "
+                "AND (rank, scheduled_at, id) > (?, ?, ?) ORDER BY rank, scheduled_at, id LIMIT ?",
+                (key, queue, rank, at, task_id, n + 1),
             )
         else:
             found = self._read(
@@ -452,6 +493,21 @@ class Reading(ChildReading):
         for uid in uids:
             for (task_id,) in self._read("SELECT id FROM task WHERE uid = ?", (uid,)):
                 found[uid] = task_id
+        return found
+
+    def unique_holders(self, keys: Iterable[str]) -> dict[str, Holder]:
+        """Return unique key → the live task that has it, or the one that had it last and whose period may not be over."""
+        asked = msgspec.json.encode(list(keys)).decode()
+        found = {}
+        wanted = "FROM json_each(?) AS wanted CROSS JOIN unique_period AS had ON had.unique_key = wanted.value"
+        for row in self._read(f"SELECT {records.ROW}, until {wanted} JOIN task ON task.id = had.task_id", (asked,)):
+            holder = Holder(records.task_row(row), row[-1])
+            found[holder.row.unique or ""] = holder
+        wanted = f"FROM json_each(?) AS wanted CROSS JOIN task ON task.unique_key = wanted.value AND {LIVE}"
+        for row in self._read(f"SELECT {records.ROW} {wanted}", (asked,)):
+            live = records.task_row(row)
+            had = found.get(live.unique or "")
+            found[live.unique or ""] = had if had is not None and had.row.id == live.id else Holder(live)
         return found
 
     def find_batch(self, batch: str, items: Iterable[int] | None = None) -> list[records.BatchItem]:
@@ -530,7 +586,13 @@ def _where(wanted: Filter) -> tuple[str, dict[str, Any]]:
             bound = {f"{column}{number}": name for number, name in enumerate(names)}
             parts.append(f"{column} IN ({', '.join(f':{key}' for key in bound)})")
             values |= bound
-    for key, condition in (("batch", "batch = :batch"), ("since", "created_at >= :since"), ("until", "created_at < :until")):
+    for key, condition in (
+        ("batch", "batch = :batch"),
+        ("key", "key = :key"),
+        ("unique", "unique_key = :unique"),
+        ("since", "created_at >= :since"),
+        ("until", "created_at < :until"),
+    ):
         value = getattr(wanted, key)
         if value is not None:
             parts.append(condition)

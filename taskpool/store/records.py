@@ -92,7 +92,7 @@ PAYLOAD: Final = "COALESCE(payload, (SELECT data FROM payload WHERE payload.id =
 
 ROW: Final = (
     "task.id, name, queue, rank, status, version, attempt, charged, scheduled_at, created_at, options, started_at, extras, error, "
-    "CASE status WHEN 'running' THEN worker END"
+    "CASE status WHEN 'running' THEN worker END, task.key, task.unique_key"
 )
 
 
@@ -121,6 +121,8 @@ def task_row(row: Any) -> TaskRow:
         error(row[13]),
         row[14] or 0,
         begun=extras.begun,
+        key=row[15],
+        unique=row[16],
     )
 
 
@@ -134,7 +136,8 @@ def queue_state(name: str, row: Any, counts: Mapping[str, int]) -> QueueState:
 _TASK: Final = (
     "task.id, uid, name, queue, rank, status, version, attempt, charged, scheduled_at, created_at, started_at, finished_at, "
     "worker, epoch, batch, item, codec, {}, result_codec, options, extras, error, {}, "
-    "progress.done, progress.total, progress.text, progress.at, step.flow_id, step.label, step.held, step.parents"
+    "progress.done, progress.total, progress.text, progress.at, step.flow_id, step.label, step.held, step.parents, "
+    "task.key, task.unique_key"
 )
 TASK: Final = _TASK.format(PAYLOAD, "result")
 LISTED: Final = _TASK.format("x''", "NULL")  # without the values, each of which may be megabytes
@@ -185,6 +188,8 @@ def task(row: Any) -> Task:
         dag_id=row[28],
         step_id=row[29] or "",
         parents=tuple(parent for parent, _, _ in json.loads(row[31])) if row[31] else (),
+        key=row[32],
+        unique=row[33],
     )
 
 

@@ -17,6 +17,7 @@ every UPDATE of ours asserts the status and version that it moves from.
     reply       one row per response that nobody has acknowledged; its numbers are never given twice
     schedule    one row per cron schedule   occurrence  one row per planned time of one, also of the skipped
     inbox       one row per task that a guest's transaction stored and that was not moved to task yet
+    unique_period   one row per unique key that a task has for a time of its own, until that is over
     retain      how long a task wants to be kept that says so itself
     pruned      how many tasks were pruned, by (queue, name, status)
     meta        one row: mark, epoch, turns committed, whether the last owner closed the file, its boot and durability, and the
@@ -52,6 +53,8 @@ CREATE TABLE task(
     epoch INTEGER,
     batch TEXT,
     item INTEGER,
+    key TEXT,
+    unique_key TEXT,
     codec INTEGER NOT NULL,
     result_codec INTEGER,
     options BLOB NOT NULL,
@@ -65,6 +68,11 @@ CREATE INDEX task_delayed ON task(scheduled_at) WHERE status = 'pending' OR stat
 CREATE INDEX task_running ON task(worker) WHERE status = 'running';
 CREATE INDEX task_bad ON task(status) WHERE status = 'failed' OR status = 'cancelled' OR status = 'interrupted';
 CREATE UNIQUE INDEX task_batch ON task(batch, item) WHERE batch IS NOT NULL;
+CREATE INDEX task_key ON task(key, queue, rank, scheduled_at) WHERE key IS NOT NULL AND status = 'queued';
+CREATE INDEX task_key_held ON task(key) WHERE key IS NOT NULL
+    AND (status = 'running' OR status = 'retrying' OR (status = 'queued' AND charged > 0));
+CREATE UNIQUE INDEX task_unique ON task(unique_key) WHERE unique_key IS NOT NULL
+    AND (status = 'running' OR status = 'queued' OR status = 'pending' OR status = 'retrying');
 CREATE TABLE payload(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE attempt(
     task_id INTEGER NOT NULL,
@@ -172,6 +180,8 @@ CREATE TABLE pruned(
     PRIMARY KEY(queue, name, status)
 ) WITHOUT ROWID;
 CREATE TABLE inbox(seq INTEGER PRIMARY KEY AUTOINCREMENT, uid BLOB NOT NULL UNIQUE, spec BLOB NOT NULL);
+CREATE TABLE unique_period(unique_key TEXT PRIMARY KEY, until INTEGER NOT NULL, task_id INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX unique_period_until ON unique_period(until);
 CREATE TABLE meta(
     id INTEGER PRIMARY KEY CHECK(id = 1),
     mark TEXT NOT NULL,

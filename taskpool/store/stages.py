@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from taskpool.core.commands import Checkpoint, End, Extras, Insert, Move, Save, Start
-from taskpool.core.lifecycle import MOVES, RUNNING, SUCCEEDED, TERMINAL, check
+from taskpool.core.lifecycle import FAILED, MOVES, RUNNING, SUCCEEDED, TERMINAL, check
 from taskpool.model import TaskError
 from taskpool.store.records import Detail, options
 
@@ -22,16 +22,17 @@ PAYLOAD_INLINE_MAX: Final = 1024  # bytes; a longer payload would be rewritten w
 
 # The statements of a stage. Inserts are written first, then updates, which must change exactly as many rows as they are given.
 INSERT_WAITING: Final = (
-    "INSERT INTO task(id, uid, name, queue, rank, status, version, scheduled_at, created_at, batch, item, codec, options, payload) "
-    "VALUES(?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO task(id, uid, name, queue, rank, status, version, scheduled_at, created_at, batch, item, key, unique_key, codec, "
+    "options, payload) VALUES(?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 INSERT_RUNNING: Final = (
-    "INSERT INTO task(id, uid, name, queue, rank, status, version, scheduled_at, created_at, batch, item, codec, options, payload, "
-    "attempt, worker, epoch, started_at) VALUES(?, ?, ?, ?, ?, 'running', 2, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO task(id, uid, name, queue, rank, status, version, scheduled_at, created_at, batch, item, key, unique_key, codec, "
+    "options, payload, attempt, worker, epoch, started_at) "
+    "VALUES(?, ?, ?, ?, ?, 'running', 2, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 INSERT_MOVED: Final = (
-    "INSERT INTO task(id, uid, name, queue, rank, status, version, scheduled_at, created_at, batch, item, codec, options, payload, "
-    "charged, extras, error, finished_at) VALUES(?, ?, ?, ?, ?, ?, 2, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO task(id, uid, name, queue, rank, status, version, scheduled_at, created_at, batch, item, key, unique_key, codec, "
+    "options, payload, charged, extras, error, finished_at) VALUES(?, ?, ?, ?, ?, ?, 2, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 START: Final = (
     "UPDATE task SET status = 'running', version = version + 1, attempt = ?, worker = ?, epoch = ?, started_at = ? "
@@ -95,6 +96,12 @@ OCCUR: Final = (
     "ON CONFLICT(schedule, planned_at) DO UPDATE SET outcome = excluded.outcome, reason = excluded.reason, "
     "task_id = excluded.task_id, at = excluded.at WHERE occurrence.outcome = 'queued'"
 )
+# The period of a unique key begins anew with each task that takes it; those that are over go with the next.
+PERIOD: Final = (
+    "INSERT INTO unique_period(unique_key, until, task_id) VALUES(?, ?, ?) "
+    "ON CONFLICT(unique_key) DO UPDATE SET until = excluded.until, task_id = excluded.task_id"
+)
+PERIODS_OVER: Final = "DELETE FROM unique_period WHERE until <= ?"
 TAKE: Final = "DELETE FROM inbox WHERE seq = ?"
 ADVANCE: Final = "UPDATE schedule SET next_at = ?, total = ?, err_count = ? WHERE name = ?"
 SPENT: Final = "UPDATE queue SET full_at = ? WHERE name = ?"
@@ -104,7 +111,7 @@ FORGET_SCHEDULE: Final = "DELETE FROM schedule WHERE name = ?"
 # Asserted by the MOVE before it.
 AMEND: Final = "UPDATE task SET rank = COALESCE(?, rank), options = COALESCE(?, options) WHERE id = ?"
 INSERTS: Final = (INSERT_WAITING, INSERT_RUNNING, INSERT_MOVED, PAYLOAD, ATTEMPT)
-OTHERS: Final = (CHECKPOINT, MARK, AMEND, PROGRESS, FORGET, REPLY, RETAIN, RETAIN_AS_ALL)
+OTHERS: Final = (CHECKPOINT, MARK, AMEND, PROGRESS, FORGET, REPLY, RETAIN, RETAIN_AS_ALL, PERIODS_OVER, PERIOD)
 
 
 @cache
@@ -153,6 +160,10 @@ class Stage:
         else:
             rows.append(row)
 
+    def has_failures(self) -> bool:
+        """Return whether a task fails in this stage."""
+        return any(after == FAILED for _, after in self.changes)
+
     def change(self, task_id: int, before: str, after: str) -> None:
         """Note a change of status, for the tally."""
         key = (before, after)
@@ -192,6 +203,10 @@ class Grouping:
                 if insert is not None:
                     self._fresh[task_id] = insert
                 stage = self._next_stage()
+            elif kind is Insert and save.after in stage.ids:  # type: ignore[union-attr]  # mypy does not narrow by `type(x) is`
+                stage = self._next_stage()  # after the end of the one whose unique key it takes
+            elif kind is Move and save.status in TERMINAL and stage.has_failures():  # type: ignore[union-attr]
+                stage = self._next_stage()  # its flow goes on, whatever failed of it before; of a stage, failures count last
             stage.ids.add(task_id)
             if kind is End:
                 self._end(stage, save)  # type: ignore[arg-type]
@@ -365,6 +380,9 @@ def _columns(stage: Stage, save: Insert, status: str | None) -> tuple[Any, ...]:
     if len(spec.payload) > PAYLOAD_INLINE_MAX:
         stage.add(PAYLOAD, (save.id, spec.payload))
         payload = None
+    if save.until:
+        stage.params[PERIODS_OVER] = [(save.created_at,)]
+        stage.add(PERIOD, (spec.unique, save.until, save.id))
     if status is None:
         return (
             save.id,
@@ -376,6 +394,8 @@ def _columns(stage: Stage, save: Insert, status: str | None) -> tuple[Any, ...]:
             save.created_at,
             spec.batch,
             spec.item,
+            spec.key,
+            spec.unique,
             int(spec.codec),
             spec.options,
             payload,
@@ -391,6 +411,8 @@ def _columns(stage: Stage, save: Insert, status: str | None) -> tuple[Any, ...]:
         save.created_at,
         spec.batch,
         spec.item,
+        spec.key,
+        spec.unique,
         int(spec.codec),
         spec.options,
         payload,

@@ -31,7 +31,7 @@ from taskpool.errors import (
     StoreError,
     TaskpoolError,
 )
-from taskpool.model import Codec, Explanation, Filter, Options, Queue, Stats, Task, TaskSpec, WorkerState
+from taskpool.model import Codec, Explanation, Filter, Options, Queue, Stats, StepSpec, Task, TaskSpec, WorkerState
 from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.store import Store
 from taskpool.supervisor.lending import Lending
@@ -247,12 +247,13 @@ class Desk:
         if specs and specs[0].batch is not None and not request.fresh:
             items, again = self._find_items(request)
             known.update(items)
+        holders = self._unique_holders(specs)
         if self._backlogs:
-            self._check_backlogs([spec for spec in specs if spec.uid not in known])
+            self._check_backlogs([spec for spec in specs if spec.uid not in known and (spec.unique or "") not in holders])
         if specs and specs[0].batch is not None and request.fresh:
             self._store.forget_batch(specs[0].batch)
         if again:
-            self.events.append(ev.RetryAsked(0, 0, self._store.rows(again), steps=self._store.dependent(again)))
+            self.events.append(self._retry_of(0, 0, again))
         if known:
             if any(spec.step is not None for spec in specs):
                 raise AlreadyExists("a task of this graph is stored already")
@@ -263,7 +264,15 @@ class Desk:
         elif not request.watch:
             self._merges[client, -request.seq - 1] = []  # marks that nobody watches
         options = [self.options(spec.options) for spec in specs]
-        self.events.append(ev.Submitted(client, request.seq, specs, options, request.flow))
+        self.events.append(ev.Submitted(client, request.seq, specs, options, request.flow, holders))
+
+    def _unique_holders(self, specs: Sequence[TaskSpec]) -> dict[str, ev.Holder]:
+        keys = {spec.unique for spec in specs if spec.unique is not None}
+        if keys and specs[0].batch is not None:
+            raise InvalidTask("the items of a batch have a name already, and no unique key", hint="leave out batch or unique")
+        if keys and any(spec.step is not None and (spec.unique or _is_inner(spec.step)) for spec in specs):
+            raise InvalidTask("a step of a graph has no unique key", hint="leave out unique")
+        return self._store.unique_holders(keys) if keys else {}
 
     def options(self, packed: bytes) -> Options:
         """Return options decoded; the same bytes come with each task of a call."""
@@ -408,7 +417,13 @@ class Desk:
             self.server.send(client, Reply(request.seq, ids=ids))
             return
         ids.sort()  # parents before their children
-        self.events.append(ev.RetryAsked(client, request.seq, self._store.rows(ids), request.force, self._store.dependent(ids)))
+        self.events.append(self._retry_of(client, request.seq, ids, force=request.force))
+
+    def _retry_of(self, client: int, seq: int, ids: Sequence[int], *, force: bool = False) -> ev.RetryAsked:
+        rows = self._store.rows(ids)
+        keys = {row.unique for row in rows if row.unique is not None}
+        holders = self._store.unique_holders(keys) if keys else {}
+        return ev.RetryAsked(client, seq, rows, force, self._store.dependent(ids), holders)
 
     def _check_parents(self, specs: Sequence[TaskSpec]) -> None:
         """Raise NotFound unless all parents of new tasks are stored, or come before them in their submit."""
@@ -452,18 +467,28 @@ class Desk:
         if refused and not refused.isdisjoint(ids):
             self._refuse(client, command.seq, why or AlreadyExists("a task with that uid or batch item is stored already"))
             return
+        new = [task_id for task_id in ids if task_id and task_id not in command.known] if command.known or command.taken else ids
         if unwatched is None:
             watchers, me = self.watchers, (client,)
-            for task_id in ids:
+            for task_id in new:
                 watchers[task_id] = me
+        known = [task_id for task_id in dict.fromkeys(command.known) if client not in self.watchers.get(task_id, ())]
+        self._attach(client, known, watch=unwatched is None)
+        taken = command.taken
         if merged is not None:
             fresh = iter(ids)
+            places = [place for place, task_id in enumerate(merged) if not task_id]  # where the new ones are
             ids = [task_id or next(fresh) for task_id in merged]
-        self.server.send(client, wire.Accepted(command.seq, ids))
+            taken = [(places[place], holder) for place, holder in taken]
+        self.server.send(client, wire.Accepted(command.seq, ids, taken))
 
-    def respond(self, command: Respond) -> None:
-        """Tell a client what its cancel or retry did."""
-        self.server.send(command.client, Reply(command.seq, ids=command.ids, refused=command.refused))
+    def respond(self, command: Respond, refused: Set[int] = frozenset()) -> None:
+        """Tell a client what its cancel or retry did. refused: what was not stored of the turn, be it of a task that is named."""
+        done, not_done = command.ids, command.refused
+        if refused:
+            done = [task_id for task_id in done if task_id not in refused]
+            not_done = [*not_done, *(task_id for task_id in command.ids if task_id in refused)]
+        self.server.send(command.client, Reply(command.seq, ids=done, refused=not_done))
 
     def agree(self, command: Agree, refused: Set[int]) -> None:
         """Tell a client what became of its request."""
@@ -580,8 +605,9 @@ class Desk:
         done = self._store.outcomes(list(ids))
         ended = {outcome.id for outcome in done}
         for task_id in ids:
-            if task_id not in ended:
-                self.watchers[task_id] = (*self.watchers.get(task_id, ()), client)
+            clients = self.watchers.get(task_id, ())
+            if task_id not in ended and client not in clients:
+                self.watchers[task_id] = (*clients, client)
         for part in _parts(done):
             self.server.send(client, Settled(part))
 
@@ -663,3 +689,8 @@ def _outcome(command: End | Move) -> Outcome:
             return Outcome(command.id, command.to, command.closed.attempt, report.codec, report.value, None, command.at)
         return Outcome(command.id, command.to, command.closed.attempt, 1, None, command.error, command.at)
     return Outcome(command.id, command.to, command.attempt, 1, None, command.error, command.at)
+
+
+def _is_inner(step: StepSpec) -> bool:
+    """Return whether a step depends on another of its submit."""
+    return any(ref < 0 for ref, _, _ in step.parents)

@@ -117,6 +117,7 @@ class Inbox:
             elif spec.uid in known:
                 event.known.append(arrival.seq)
             else:
+                spec.unique = None  # no door lets a guest say it: nobody is there to be told who has it
                 event.seqs.append(arrival.seq)
                 event.specs.append(spec)
                 event.options.append(options)

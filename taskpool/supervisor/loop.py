@@ -20,7 +20,8 @@ from taskpool.clock import NS, Clock, Instant
 from taskpool.core import commands as cmd
 from taskpool.core import effects
 from taskpool.core import events as ev
-from taskpool.core.lifecycle import TERMINAL
+from taskpool.core.events import TaskRow
+from taskpool.core.lifecycle import TERMINAL, WAITING
 from taskpool.core.scheduler import Scheduler
 from taskpool.engines.engine import Engine, Limits
 from taskpool.errors import StoreError
@@ -58,7 +59,7 @@ class Turn:
     events: what it is to decide, while it has not; effects: what its successes do to users' tables.
     """
 
-    __slots__ = ("acts", "effects", "ended", "events", "mark", "now", "plans", "refused", "saves", "starts", "why")
+    __slots__ = ("acts", "effects", "ended", "events", "mark", "now", "plans", "refused", "replaced", "saves", "starts", "why")
 
     def __init__(self, events: list[ev.Event], now: Instant, mark: int) -> None:
         self.events: list[ev.Event] | None = events
@@ -71,6 +72,7 @@ class Turn:
         self.ended: list[cmd.End | cmd.Move] = []
         self.acts: list[cmd.Act] = []
         self.refused: set[int] = set()
+        self.replaced: set[int] = set()  # tasks whose unique keys new ones take
         self.why: StoreError | None = None
 
 
@@ -304,6 +306,8 @@ class Loop:
                 turn.plans.append(command)
             else:
                 acts.append(command)  # type: ignore[arg-type]
+                if kind is cmd.Accept:
+                    turn.replaced.update(command.replaced)  # type: ignore[union-attr]
 
     def _forget_spec(self, task_id: int) -> None:
         spec = self._specs.pop(task_id, None)
@@ -315,7 +319,8 @@ class Loop:
         starts, ended, refused, specs = turn.starts, turn.ended, turn.refused, self._specs
         faults.point("commit.after")
         if refused:
-            self._events.append(ev.Dropped(sorted(refused)))
+            sent = refused.difference([start.id for start in starts])
+            self._events.append(ev.Dropped(sorted(refused), self._not_replaced(turn), sorted(sent)))
             self._inbox.again(self._clock.now().mono)  # what was to be taken out of it, and was refused, lies there still
             starts = [start for start in starts if start.id not in refused]
             ended = [end for end in ended if end.id not in refused]
@@ -337,13 +342,18 @@ class Loop:
             specs.clear()  # all of them are in the store
             self._spec_bytes = 0
 
+    def _not_replaced(self, turn: Turn) -> list[TaskRow]:
+        """Return the rows of those that wait as before, as what was to take their unique keys was refused."""
+        ids = sorted(turn.replaced & turn.refused)
+        return [row for row in self._store.rows(ids) if row.status in WAITING] if ids else []
+
     # ---- a store that takes no writes -------------------------------------------------------------------------------
 
     def _is_stored(self, turn: Turn) -> bool:
         """Store a turn and return whether that could be done now; if not, it is stuck."""
         while turn.saves or turn.plans:
             try:
-                together = [act.ids for act in turn.acts if isinstance(act, cmd.Accept)]
+                together = [act.together for act in turn.acts if isinstance(act, cmd.Accept)]
                 turn.refused.update(
                     self._store.commit(turn.saves, turn.now.wall, together=together, effects=turn.effects, plans=turn.plans)
                 )
@@ -365,8 +375,8 @@ class Loop:
         """
         new = {save.id for save in turn.saves if type(save) is cmd.Insert and not save.of}
         turn.why = error
-        turn.refused |= new
-        turn.saves = [save for save in turn.saves if save.id not in new]
+        turn.refused |= new | turn.replaced
+        turn.saves = [save for save in turn.saves if save.id not in turn.refused]
         turn.plans = unrefused(turn.plans, turn.refused)
         for act in list(turn.acts):
             if isinstance(act, cmd.Accept) and not new.isdisjoint(act.ids):
@@ -440,7 +450,7 @@ class Loop:
             case cmd.Accept():
                 self._desk.accept(command, turn.refused, turn.why)
             case cmd.Respond():
-                self._desk.respond(command)
+                self._desk.respond(command, turn.refused)
             case cmd.Agree():
                 self._desk.agree(command, turn.refused)
             case cmd.CancelLive():
@@ -456,9 +466,9 @@ class Loop:
             case cmd.Tell():
                 self._server.send(command.client, Told(command.worker, command.what))
             case cmd.Refill():
-                rows, more = self._store.refill(command.queue, command.after, command.n)
+                rows, more = self._store.refill(command.queue, command.after, command.n, command.key)
                 # First in the next turn: what comes after it must find the line as the store had it.
-                self._events.insert(0, ev.Refilled(command.queue, rows, more))
+                self._events.insert(0, ev.Refilled(command.queue, rows, more, command.key))
             case cmd.Halted():
                 self.ended = True
                 self.reason = command.reason

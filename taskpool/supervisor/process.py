@@ -254,7 +254,8 @@ class Supervisor:
         self._desk.know_queues(rules)
         opened = ev.Opened(store.next_id(), store.queues_waiting())
         spent = store.rates_full_at()
-        for event in [*(ev.QueueSet(queue, spent.get(queue.name, 0)) for queue in rules), ev.Scheduled(schedules), *events, opened]:
+        queues = [ev.QueueSet(queue, spent.get(queue.name, 0)) for queue in rules]
+        for event in [*queues, ev.Scheduled(schedules), ev.KeysKept(store.kept_keys()), *events, opened]:
             self._loop.deliver(event)
         self._loop.run_until_stored(OPEN_WAIT_S)
         recovery.forget(pages)

@@ -156,13 +156,15 @@ class Fork(msgspec.Struct, tag=True):
 class HandlerOptions(msgspec.Struct, array_like=True):
     """What a handler's decorator says of its tasks, for clients that know but its name.
 
-    options: packed Options; moments: deadline, expires and delay in seconds from the submit, or as RFC 3339.
+    options: packed Options; moments: deadline, expires and delay in seconds from the submit, or as RFC 3339; names: key and unique,
+    None where a function computes them.
     """
 
     options: bytes = b""
     queue: str | None = None
     priority: int | None = None
     moments: dict[str, float | str] = {}
+    names: dict[str, str | None] = {}
 
 
 class HandlerInfo(msgspec.Struct, array_like=True, frozen=True):
@@ -537,10 +539,14 @@ class Welcome(msgspec.Struct, array_like=True, tag="welcome"):
 
 
 class Accepted(msgspec.Struct, array_like=True, tag="accepted"):
-    """The tasks of that Submit are durable under these ids, in order."""
+    """The tasks of that Submit are durable under these ids, in order; 0 for those whose unique keys others have.
+
+    taken: of these, the positions and the tasks that have the keys.
+    """
 
     seq: int
     ids: list[int]
+    taken: list[tuple[int, int]] = []
 
 
 class Outcome(msgspec.Struct, array_like=True, gc=False):

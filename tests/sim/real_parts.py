@@ -7,7 +7,7 @@ dies at the named fault points, finds the store locked or the disk full, and lis
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -88,8 +88,23 @@ class RealStore(ModelStore):
         obey(free == super().next_id(), f"the store says that {free} is the next id")
         return free
 
-    def refill(self, queue: str | None, after: Key | None, n: int) -> tuple[list[TaskRow], bool]:
-        (mine, more), (rows, really_more) = super().refill(queue, after, n), self.real.refill(queue, after, n)
+    def kept_keys(self) -> list[TaskRow]:
+        theirs = sorted(self.real.kept_keys(), key=lambda row: row.id)
+        ids = [row.id for row in super().kept_keys()]
+        obey(sorted(ids) == [row.id for row in theirs], f"the store says that tasks {theirs} may keep their keys, not {ids}")
+        return theirs
+
+    def unique_holders(self, keys: Any) -> dict[str, ev.Holder]:
+        keys = sorted(keys)
+        mine, theirs = super().unique_holders(keys), self.real.unique_holders(keys)
+        for key in keys:
+            here, there = mine.get(key), theirs.get(key)
+            same = (here and (here.row.id, here.until)) == (there and (there.row.id, there.until))
+            obey(same, f"the store says that {there} has the unique key {key}, not {here}")
+        return theirs
+
+    def refill(self, queue: str | None, after: Key | None, n: int, key: str | None = None) -> tuple[list[TaskRow], bool]:
+        (mine, more), (rows, really_more) = super().refill(queue, after, n, key), self.real.refill(queue, after, n, key)
         obey([row.id for row in mine] == [row.id for row in rows], f"the store refills {queue} by other rows")
         obey(more == really_more, f"the store says {really_more} of more in {queue}")
         return rows, more
@@ -278,7 +293,7 @@ class LoopStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(
             self._store
-            if name in ("rows", "refill", "pause_queues", "steps_due", "arrivals", "data_version")
+            if name in ("rows", "refill", "unique_holders", "pause_queues", "steps_due", "arrivals", "data_version")
             else self._store.real,
             name,
         )
@@ -375,9 +390,12 @@ class Mail:
     def __init__(self) -> None:
         self.connections: dict[int, Connection] = {CLIENT: cast(Connection, Caller)}
         self.messages: list[wire.Answer] = []
+        self.on_lent: Callable[[int], None] = lambda worker: None  # somebody was lent a task as that worker
 
     def send(self, client: int, message: wire.Answer) -> None:
         self.messages.append(message)
+        if isinstance(message, wire.Reply) and message.lent is not None:
+            self.on_lent(message.lent[0])  # at once: a turn that was stuck may give it up in the next moment
 
     def listen_again(self) -> None:
         """Nobody waits to be let in."""
@@ -393,6 +411,7 @@ class RealShell(Shell):
         RealShell.living = self
         store = cast(RealStore, self._store)
         self._mail = Mail()
+        self._mail.on_lent = lambda worker: self.callers.begin(worker)
         front = cast(Store, LoopStore(self, store))
         self._desk = Desk(front, self.scheduler, lambda: cast(Stats, None))
         self._desk.server = cast(Server, self._mail)
@@ -507,7 +526,13 @@ class RealShell(Shell):
             raise Ended(self.loop.reason)
         self._peril("after the turn")
         refused = frozenset(task_id for event in self.loop._events if isinstance(event, ev.Dropped) for task_id in event.ids)
-        stored = [task_id for task_id in refused if task_id in self._store.tasks]
+        again = {row.id for event in self.loop._events if isinstance(event, ev.Dropped) for row in event.rows}
+        # One that ended, was given a new round, and was to be replaced, all in one turn, has ended still.
+        stored = [
+            task_id
+            for task_id in refused - again
+            if task_id in self._store.tasks and self._store.tasks[task_id].row.status not in TERMINAL
+        ]
         obey(not stored, f"the store refused what was said of tasks {stored}")
         self._laws.turn(self.scheduler, self.engine, self._turned_at, refused)
         self.callers.judge(self.timer(), self._clock.now())
@@ -522,20 +547,22 @@ class RealShell(Shell):
         for message in messages:
             match message:
                 case wire.Accepted():
-                    self.accepted.append(cmd.Accept(CLIENT, message.seq, message.ids))
-                    self._awaited.update(message.ids)
-                case wire.Reply(lent=(worker, _)):
-                    self.callers.begin(worker)
+                    self.accepted.append(cmd.Accept(CLIENT, message.seq, message.ids, taken=message.taken))
+                    self._awaited.update(filter(None, message.ids))
                 case wire.Refused() if message.seq not in (CRON, UPDATE, EXECUTE):
                     self.refused.append(message.seq)
+        submits = Counter(task_id for one in messages if isinstance(one, wire.Accepted) for task_id in {*one.ids})
         for message in messages:
             if isinstance(message, wire.Settled):
                 for outcome in message.outcomes:
-                    self._settled(outcome)
+                    self._settled(outcome, submits)
 
-    def _settled(self, outcome: wire.Outcome) -> None:
+    def _settled(self, outcome: wire.Outcome, submits: Counter[int]) -> None:
+        """submits: how many of this moment were answered with a task; each may be told of its end."""
         row = self._store.tasks[outcome.id].row
-        obey(outcome.id in self._awaited, f"the end of task {outcome.id} was told to nobody who waits, or twice")
+        awaited = outcome.id in self._awaited or submits[outcome.id] > 0
+        obey(awaited, f"the end of task {outcome.id} was told to nobody who waits, or twice")
+        submits[outcome.id] -= 1
         self._awaited.discard(outcome.id)
         obey(outcome.status in TERMINAL, f"task {outcome.id} was told to have ended {outcome.status}")
         retried = {task_id for answer in self._answers if answer.seq == RETRY for task_id in answer.ids}

@@ -28,6 +28,7 @@ ENDED = ("succeeded", "failed", "cancelled", "interrupted")
 # event → (statuses that can never meet it, why)
 CANNOT: dict[str, tuple[tuple[str, ...], str]] = {
     "Scheduled": ((NEW, *ENDED), "names the tasks of schedules that have not ended"),
+    "KeysKept": ((NEW, "pending", "running", *ENDED), "names what waits and failed before"),
     "CronAsked": ((NEW,), "names no task, so it meets the stored ones"),
     "Opened": ((NEW,), "names no task, so it meets the stored ones"),
     "QueueSet": ((NEW,), "names no task, so it meets the stored ones"),

@@ -45,6 +45,8 @@ class Conditions(msgspec.Struct, frozen=True):
     schedules: int = 0  # cron schedules that the store has
     prune: float = 0.0  # per turn: that what has ended is pruned
     children: float = 0.0  # of a body that succeeds: it spawns tasks
+    keys: tuple[str, ...] = ()  # serialization keys that tasks may have
+    uniques: tuple[str, ...] = ()  # … and unique ones
 
     @property
     def routes(self) -> bool:
@@ -89,6 +91,8 @@ def conditions(random: Random) -> Conditions:
         callers=random.choice((0.0, 0.3, 0.6)),
         labels=random.choice((0, 0, 1, 2)),
         schedules=random.choice((0, 0, 0, 2)),
+        keys=random.choice(((), (), ("k",), ("k", "l", "m"))),
+        uniques=random.choice(((), (), ("u",), ("u", "v", "w"))),
     )
 
 

@@ -28,11 +28,12 @@ from taskpool.core.lifecycle import (
 )
 from taskpool.core.mailbox import Mailbox
 from taskpool.core.scheduler import Scheduler
-from taskpool.model import Options, Queue, Schedule, TaskError
+from taskpool.model import Options, Queue, Schedule, TaskError, TaskSpec
 from taskpool.testing.simulation import children
 from taskpool.testing.simulation.effects import must_fail
 from taskpool.testing.simulation.fates import CRASH, GONE, LOST, REPORTED, Fate, Fates, LawBroken
 from taskpool.testing.simulation.graphs import Stored
+from taskpool.testing.simulation.keys import is_beyond, is_free, waits_for_key, waits_for_line
 from taskpool.testing.simulation.model_engine import ALIVE, ModelEngine, ModelJob
 from taskpool.testing.simulation.model_store import ModelStore, place
 from taskpool.testing.simulation.paces import Paces
@@ -76,6 +77,7 @@ class Laws:
     def __init__(self, fates: Fates) -> None:
         self.fates = fates
         self.store: ModelStore
+        self.scheduler: Scheduler | None = None  # this life's
         self.stopping = False  # the scheduler of this life was told to stop
         self.found_no_room = False  # in this life the store refused something
         self.begun: dict[tuple[int, int], int] = {}
@@ -116,12 +118,16 @@ class Laws:
             obey(at is None or save.at < at, f"{who} was started after its time")
         obey(row.status == QUEUED or row.scheduled_at <= save.at, f"{who} was started before it is due")
         key = place(row) if row.status == QUEUED else (row.rank, row.scheduled_at, row.id)
-        for stored in self.store.tasks.values() if save.caller is None else ():  # a caller names the task
-            other = stored.row
+        rows = [stored.row for stored in self.store.tasks.values()]
+        obey(is_free(row, rows, save.at, strict=True), f"{who} was started while others hold its key {row.key}")
+        for other in rows if save.caller is None else ():  # a caller names the task
             if other.options.target:
                 continue  # it may stand aside
             overtaken = other.status == QUEUED and other.queue == row.queue and place(other) < key
-            obey(not overtaken, f"{who} {key} was started before task {other.id} {place(other)} of its queue")
+            obey(
+                not overtaken or other.id in self.store.refusing or waits_for_key(other, rows, save.at) or self._is_beyond(other),
+                f"{who} {key} was started before task {other.id} {place(other)} of its queue",
+            )
 
     def move(self, row: TaskRow, save: cmd.Move) -> None:
         """Any other change: why a waiting task may end, and who may bring an ended one back."""
@@ -236,6 +242,15 @@ class Laws:
         fates = (self.fates.of(row.id, attempt) for attempt in range(1, row.attempt + 1))
         return any(fate.void or fate.begun for fate in fates)
 
+    def answered(self, spec: TaskSpec, task_id: int) -> None:
+        """A client is told under which id its task is stored: its own, or the one that has its unique key."""
+        stored = self.store.tasks[task_id]
+        mine = self.store.uids.get(spec.uid) == task_id
+        obey(
+            mine or (spec.unique is not None and stored.row.unique == spec.unique),
+            f"a client is told of task {task_id}, not of its own",
+        )
+
     # ---- after each turn --------------------------------------------------------------------------------------------
 
     def turn(self, scheduler: Scheduler, engine: ModelEngine, now: Instant, refused: frozenset[int]) -> None:
@@ -248,26 +263,29 @@ class Laws:
                 self._same(row)
         for task_id, stored in self.store.tasks.items():
             row = stored.row
-            if row.status in WAITING:
+            if row.status in WAITING and task_id not in refused:  # of these the scheduler has yet to hear
                 self._remembered(scheduler, row)
             elif row.status == RUNNING:
                 obey(task_id in scheduler.tasks, f"task {task_id} runs, and the scheduler does not know it")
                 self._cancel_is_on_its_way(scheduler, engine, row)
         ghosts = Counter(row.queue for row in scheduler.tasks.values() if row.id in refused and row.status == RUNNING)
         closed = {row.queue for row in scheduler.tasks.values() if self.store.is_closed(row.queue, ghosts[row.queue])}
-        closed |= self.paces.closed(scheduler, closed, now)
-        lacking = self._without_room(scheduler, closed)
+        rows = [*({task_id: stored.row for task_id, stored in self.store.tasks.items()} | scheduler.tasks).values()]
+        queued = [row for row in scheduler.tasks.values() if row.status == QUEUED]
+        waiting = {row.id for row in queued if waits_for_key(row, rows) or waits_for_line(scheduler, row)}
+        closed |= self.paces.closed(scheduler, closed, now, waiting)
+        lacking = self._without_room(scheduler, closed, waiting)
         closed |= lacking
         if lacking or self._lacked:  # who waited for room goes first when there is some
             self._passed.clear()
             self.served.clear()
             self.served_aside.clear()
         self._lacked = bool(lacking) or scheduler.room.held is not None
-        self._queues_take_turns(scheduler, closed)
+        self._queues_take_turns(scheduler, closed, waiting)
         if not scheduler.stopping:
             for line in (*scheduler.lines.ready.values(), scheduler.lines.delayed):
                 obey(len(line) <= line.cap, f"a line holds {len(line)} of {line.cap} rows")
-            self._work_is_given_out(scheduler, closed)
+            self._work_is_given_out(scheduler, closed, waiting)
         self._timers(scheduler, now, refused)
 
     def _same(self, held: TaskRow) -> None:
@@ -284,7 +302,12 @@ class Laws:
             return
         line = scheduler.lines.ready.get(row.queue) if row.status == QUEUED else scheduler.lines.delayed
         beyond = line is not None and line.mark is not None and place(row) > line.mark
+        beyond = beyond or (row.status == QUEUED and is_beyond(scheduler, row, place(row)))
         obey(beyond, f"task {row.id} ({row.status}, {place(row)}) is forgotten")
+
+    def _is_beyond(self, row: TaskRow) -> bool:
+        """Return whether only the store has a task yet, of a key whose beginning memory holds: it is asked for now."""
+        return self.scheduler is not None and row.status == QUEUED and is_beyond(self.scheduler, row, place(row))
 
     def _cancel_is_on_its_way(self, scheduler: Scheduler, engine: ModelEngine, row: TaskRow) -> None:
         """A running task that is to be cancelled is being signalled, or will not begin, or its end is already known."""
@@ -297,17 +320,18 @@ class Laws:
         ends = box.limit < held.n or any(n == held.n for _, n, why in box.kills if why == "cancel")
         obey(ends, f"task {row.id} is to be cancelled, and nobody tells worker {held.worker}")
 
-    def _work_is_given_out(self, scheduler: Scheduler, closed: set[str]) -> None:
+    def _work_is_given_out(self, scheduler: Scheduler, closed: set[str], waiting: set[int]) -> None:
         idle = [box.worker for box in scheduler.workers.values() if not box.sent and box.takes_work()]
         if idle:
             rows = [row for row in scheduler.tasks.values() if row.status == QUEUED]
-            queued = [row.id for row in rows if row.queue not in closed and not row.options.target]
+            closed_for = waiting | {row.id for row in rows if row.queue in closed}
+            queued = [row.id for row in rows if row.id not in closed_for and not row.options.target]
             obey(not queued, f"worker {idle[0]} is idle, and tasks {queued} wait")
             labels = {label for worker in idle for label in scheduler.workers[worker].labels}
-            aside = [row.id for row in rows if row.queue not in closed and row.options.target in labels]
+            aside = [row.id for row in rows if row.id not in closed_for and row.options.target in labels]
             obey(not aside, f"a worker is idle that tasks {aside} are for")
 
-    def _without_room(self, scheduler: Scheduler, closed: set[str]) -> set[str]:
+    def _without_room(self, scheduler: Scheduler, closed: set[str], waiting: set[int]) -> set[str]:
         """Judge that what runs fits the machine, and return the queues that wait for room, or for one that does.
 
         Whoever needs memory waits behind a first of another queue that has none; everybody waits behind one that has no processor.
@@ -320,7 +344,7 @@ class Laws:
         obey(memory <= room.memory, f"{[row.id for row in running]} need {memory} bytes, of {room.memory}")
         firsts: dict[str, TaskRow] = {}
         for row in scheduler.tasks.values():
-            if row.status == QUEUED and row.queue not in closed:
+            if row.status == QUEUED and row.queue not in closed and row.id not in waiting:
                 first = firsts.get(row.queue)
                 if first is None or place(row) < place(first):
                     firsts[row.queue] = row
@@ -330,11 +354,11 @@ class Laws:
             return {queue for queue, row in firsts.items() if row.options.memory is not None}
         return set()
 
-    def _queues_take_turns(self, scheduler: Scheduler, closed: set[str]) -> None:
+    def _queues_take_turns(self, scheduler: Scheduler, closed: set[str], waiting: set[int]) -> None:
         """No queue is served twice while another that has work in memory, and may start it, is served not once."""
         queued: dict[str, set[int]] = {}
         for row in scheduler.tasks.values():
-            if row.status == QUEUED and row.queue not in closed and not row.options.target:
+            if row.status == QUEUED and row.queue not in closed and row.id not in waiting and not row.options.target:
                 queued.setdefault(row.queue, set()).add(row.id)
         for queue, before in self._queued.items():
             if queue in self.served or queue in self.served_aside or before.isdisjoint(queued.get(queue, ())):

@@ -13,7 +13,7 @@ from taskpool.clock import US
 from taskpool.core import commands as cmd
 from taskpool.core.effects import NONE
 from taskpool.core.effects import Key as EffectKey
-from taskpool.core.events import DueStep, ScheduleRow, TaskRow
+from taskpool.core.events import DueStep, Holder, ScheduleRow, TaskRow
 from taskpool.core.graph import HELD_AT
 from taskpool.core.lifecycle import MOVES, PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.line import Key
@@ -56,8 +56,10 @@ class ModelStore:
         self.tasks: dict[int, Stored] = {}
         self.uids: dict[bytes, int] = {}
         self.pruned: dict[int, bytes] = {}  # id → uid
+        self.refusing: set[int] = set()  # in this turn: what is replaced by one of these waits as before
         self._last_id = 0  # that was ever stored
         self.options: dict[bytes, Options] = {b"": Options()}  # packed → decoded
+        self.periods: dict[str, tuple[int, int]] = {}  # unique key → end of its period (wall µs), task
         self.inbox: dict[int, TaskSpec] = {}
         self.log_written = False  # and nobody has taken note of it yet
         self._last_arrival = self._guests = 0
@@ -118,15 +120,26 @@ class ModelStore:
         """Return the first free id."""
         return self._last_id + 1
 
-    def refill(self, queue: str | None, after: Key | None, n: int) -> tuple[list[TaskRow], bool]:
-        """Return up to n rows of a line behind a place, and whether more follow."""
+    def kept_keys(self) -> list[TaskRow]:
+        """Return what waits with a key and failed before."""
+        return self.rows(
+            task_id
+            for task_id, stored in self.tasks.items()
+            if stored.row.key and (stored.row.status == RETRYING or (stored.row.status == QUEUED and stored.row.charged))
+        )
+
+    def refill(self, queue: str | None, after: Key | None, n: int, key: str | None = None) -> tuple[list[TaskRow], bool]:
+        """Return up to n rows of a line (or of a key in it) behind a place, and whether more follow."""
         statuses = (PENDING, RETRYING) if queue is None else (QUEUED,)
         line = sorted(
             (place(stored.row), task_id)
             for task_id, stored in self.tasks.items()
-            if stored.row.status in statuses and queue in (None, stored.row.queue) and stored.row.scheduled_at != HELD_AT
+            if stored.row.status in statuses
+            and queue in (None, stored.row.queue)
+            and key in (None, stored.row.key)
+            and stored.row.scheduled_at != HELD_AT
         )
-        behind = [task_id for key, task_id in line if after is None or key > after]
+        behind = [task_id for where, task_id in line if after is None or where > after]
         return self.rows(behind[:n]), len(behind) > n
 
     def steps_due(self) -> list[DueStep]:
@@ -152,7 +165,7 @@ class ModelStore:
         """
         self.log_written = self.log_written or bool(saves or plans)
         self.moves.clear()
-        refused = self._unwelcome(saves, together, plans, full)
+        refused = self.refusing = self._unwelcome(saves, together, plans, full)
         for save in saves:
             if (isinstance(save, cmd.Insert) and save.of in refused) or (save.id not in refused and not self._apply(save)):
                 refused.add(save.id)
@@ -182,6 +195,7 @@ class ModelStore:
         """Return what nobody needs of that which ended longer ago than that."""
         horizon = now_wall - round(seconds * US)
         going = {task_id for task_id, one in self.tasks.items() if one.row.status in TERMINAL and one.ended_at <= horizon}
+        going -= {task_id for until, task_id in self.periods.values() if until > now_wall}
         return going - self.graphs.kept(going)
 
     def forget(self, ids: Iterable[int]) -> None:
@@ -308,6 +322,12 @@ class ModelStore:
         row = TaskRow(
             save.id, spec.name, spec.queue, -spec.priority, save.status, 1, 0, 0, save.scheduled_at, save.created_at, options
         )
+        row.key, row.unique = spec.key, spec.unique
+        self._claim(row)
+        if save.until:
+            assert spec.unique is not None
+            self.periods = {key: period for key, period in self.periods.items() if period[0] > save.created_at}
+            self.periods[spec.unique] = (save.until, save.id)
         self.tasks[save.id] = Stored(spec.uid, row)
         self._last_id = max(self._last_id, save.id)
         self.uids[spec.uid] = save.id
@@ -315,6 +335,32 @@ class ModelStore:
         if save.place is not None:
             self.graphs.insert(save.id, save.place)
         return True
+
+    def _claim(self, row: TaskRow) -> None:
+        """A task lives from now on."""
+        others = self.live_with(row.unique)
+        if others:
+            raise LawBroken(
+                f"task {row.id} has the unique key {row.unique}, and so has task {others[0].row.id}, which has not ended"
+            )
+
+    def live_with(self, unique: str | None) -> list[Stored]:
+        """Return the tasks that have a unique key and have not ended."""
+        if unique is None:
+            return []
+        return [one for one in self.tasks.values() if one.row.unique == unique and one.row.status not in TERMINAL]
+
+    def unique_holders(self, keys: Iterable[str]) -> dict[str, Holder]:
+        """Return who has a unique key, or had it last, for its period."""
+        found = {}
+        for key in keys:
+            until, task_id = self.periods.get(key, (0, 0))
+            if task_id in self.tasks:
+                found[key] = Holder(self.rows([task_id])[0], until)
+            for stored in self.live_with(key):
+                if stored.row.id != task_id:
+                    found[key] = Holder(self.rows([stored.row.id])[0])
+        return found
 
     def _start(self, stored: Stored, save: cmd.Start) -> bool:
         row = stored.row
@@ -357,6 +403,8 @@ class ModelStore:
             _legal(row.id, row.status, save.to)
         self._witness.move(row, save)
         renewed = row.status in TERMINAL
+        if renewed and save.to not in TERMINAL:
+            self._claim(row)
         self._change(stored, save.to, save.charged, save.extras, save.scheduled_at)
         stored.ended_at = save.at
         if save.rank is not None:

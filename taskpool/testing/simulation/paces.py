@@ -35,12 +35,16 @@ class Paces:
         """It was never begun: that does not count."""
         self._starts.get(queue, {}).pop((task_id, attempt), None)
 
-    def closed(self, scheduler: Scheduler, closed: set[str], now: Instant) -> set[str]:
-        """Return the queues that wait for a token; the next comes in the time that one takes, and somebody thinks of that."""
+    def closed(self, scheduler: Scheduler, closed: set[str], now: Instant, keyed: set[int]) -> set[str]:
+        """Return the queues that wait for a token; the next comes in the time that one takes, and somebody thinks of that.
+
+        keyed: tasks that wait for their keys.
+        """
         found = {name for name, bucket in scheduler.lines.rates.buckets.items() if not bucket.left(now.mono)}
         timer = scheduler.next_timer(now)
         for name in found - closed:
-            waiting = [row.id for row in scheduler.tasks.values() if row.queue == name and row.status == QUEUED]
+            queued = [row.id for row in scheduler.tasks.values() if row.queue == name and row.status == QUEUED]
+            waiting = [task_id for task_id in queued if task_id not in keyed]
             interval_s = scheduler.lines.rates.buckets[name].interval / NS
             if waiting and not scheduler.stopping and (timer is None or timer > interval_s + 1e-6):
                 raise LawBroken(f"tasks {waiting} wait for the rate of queue {name}, the timer says {timer}")

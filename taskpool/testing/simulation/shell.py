@@ -7,11 +7,13 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from random import Random
 
+import msgspec
+
 from taskpool.clock import Instant, ManualClock
 from taskpool.core import commands as cmd
 from taskpool.core import effects
 from taskpool.core import events as ev
-from taskpool.core.lifecycle import CANCELLED, RUNNING, SUCCEEDED, TERMINAL
+from taskpool.core.lifecycle import CANCELLED, RUNNING, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, Schedule
 from taskpool.supervisor.inbox import Inbox
@@ -74,6 +76,7 @@ class Shell:
         self._random = random
         self._conditions = conditions
         self._laws = laws
+        laws.scheduler = scheduler
         self._trace = trace
         self._coverage = coverage
         self._events: list[ev.Event] = []
@@ -89,6 +92,10 @@ class Shell:
 
     def deliver(self, event: ev.Event) -> None:
         """Take an event for the next turn."""
+        if isinstance(event, (ev.Submitted, ev.RetryAsked)):
+            asked = event.specs if isinstance(event, ev.Submitted) else event.rows
+            keys = {one.unique for one in asked if one.unique is not None}
+            event = msgspec.structs.replace(event, holders=self._store.unique_holders(sorted(keys)))
         self._requests.append(event)
 
     def cancel(self, ids: list[int], grace_s: float | None, *, force: bool) -> None:
@@ -243,16 +250,20 @@ class Shell:
         self._peril("before the commit")
         self._wait_for_the_disk()
         full = not self._calm and self._random.random() < self._conditions.full
-        together = [command.ids for command in commands if isinstance(command, cmd.Accept)]
+        accepts = [command for command in commands if isinstance(command, cmd.Accept)]
+        together = [accept.together for accept in accepts]
+        replaced = {task_id for accept in accepts for task_id in accept.replaced}
         plans = [command for command in commands if isinstance(command, cmd.Plan)]
         wanted = effects.wanted(saves)
         refused = self._store.commit(saves, now.wall, together=together, effects=wanted, plans=plans, full=full)
         if saves or plans:
             self._inbox.settle()
-        self._expect(refused, saves)
+        self._expect(refused - replaced, saves)
         self._peril("after the commit")
         if refused:
-            self._events.append(ev.Dropped(sorted(refused)))
+            rows = [row for row in self._store.rows(sorted(replaced & refused)) if row.status in WAITING]
+            sent = refused.difference([command.id for command in saves if isinstance(command, cmd.Start)])
+            self._events.append(ev.Dropped(sorted(refused), rows, sorted(sent)))
             self._inbox.again(now.mono)
         self._send([command for command in saves if isinstance(command, cmd.Start) and command.id not in refused], now)
         if commands and (due := self._store.steps_due()):
@@ -296,10 +307,9 @@ class Shell:
     def _act(self, command: cmd.Command, refused: frozenset[int]) -> None:
         match command:
             case cmd.Accept():
-                stored = sum(task_id in self._store.tasks for task_id in command.ids)
-                obey(
-                    stored in (0, len(command.ids)), f"of the {len(command.ids)} tasks of submit {command.seq} {stored} are stored"
-                )
+                new = [task_id for task_id in command.ids if task_id and task_id not in command.known]
+                stored = sum(task_id in self._store.tasks for task_id in new)
+                obey(stored in (0, len(new)), f"of the {len(new)} tasks of submit {command.seq} {stored} are stored")
                 if refused.isdisjoint(command.ids):
                     self.accepted.append(command)
                 else:
@@ -314,8 +324,8 @@ class Shell:
             case cmd.Signal():
                 self.engine.signal(command.worker, command.n, command.grace_s, command.why)
             case cmd.Refill():
-                rows, more = self._store.refill(command.queue, command.after, command.n)
-                self._events.insert(0, ev.Refilled(command.queue, rows, more))
+                rows, more = self._store.refill(command.queue, command.after, command.n, command.key)
+                self._events.insert(0, ev.Refilled(command.queue, rows, more, command.key))
             case cmd.Halted():
                 raise Ended(command.reason)
             case _:
@@ -371,7 +381,7 @@ class Shell:
                         marked or row.status in (CANCELLED, SUCCEEDED),
                         f"the cancel of task {task_id} was accepted; it is {row.status}",
                     )
-                for task_id in {*answer.refused} - retried:
+                for task_id in {*answer.refused} - retried - refused:
                     stored = self._store.tasks.get(task_id)
                     over = stored is None or stored.row.status in TERMINAL
                     obey(over, f"the cancel of task {task_id} was refused, and it goes on")
@@ -396,7 +406,7 @@ class Shell:
                 return [self._status(task_id) for task_id in event.ids]
             case ev.StepsDue():
                 return [self._status(step.row.id) for step in event.steps]
-            case ev.RetryAsked() | ev.Refilled():
+            case ev.RetryAsked() | ev.Refilled() | ev.KeysKept():
                 return [self._status(row.id) for row in event.rows]
             case ev.Recovered():
                 return [event.row.status]

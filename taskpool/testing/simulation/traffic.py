@@ -50,7 +50,7 @@ class Traffic:
             before = [*range(-number, 0), *random.sample(stored, min(len(stored), random.choice((0, 0, 0, 1))))]
             parents = random.sample(before, min(len(before), random.choice((0, 1, 1, 2, 3))))
             edges = [(parent, random.choice((0, 0, 0, 1, 2)), random.random() < 0.5) for parent in parents]
-            steps.append((msgspec.structs.replace(spec, step=StepSpec(str(number), edges)), options))
+            steps.append((msgspec.structs.replace(spec, step=StepSpec(str(number), edges), unique=None), options))
         return steps, FlowSpec("flow", random.random() < 0.5) if random.random() < 0.8 else None
 
     def specs(self, now_wall: int) -> list[tuple[TaskSpec, Options]]:
@@ -72,6 +72,8 @@ class Traffic:
             queue=random.choice(self._conditions.queues),
             priority=random.choice((0, 0, 0, 1, -1)),
             scheduled_at=0 if delay_s is None else now_wall + round(delay_s * US),
+            key=random.choice((None, *self._conditions.keys)) if self._conditions.keys else None,
+            unique=random.choice((None, None, *self._conditions.uniques)) if self._conditions.uniques else None,
         )
 
     def options(self, now_wall: int) -> Options:
@@ -94,6 +96,10 @@ class Traffic:
             cpus=random.choice((None, None, 0.5, 2.0, 9.0)) if self._conditions.cpus else None,
             memory=random.choice((None, 3, 6, 8)) if self._conditions.memory else None,
             target=random.choice(("", LABEL)) if self._conditions.routes else "",
+            key_limit=random.choice((1, 1, 2)) if self._conditions.keys else 1,
+            key_on_retry=random.choice(("block", "block", "yield")) if self._conditions.keys else "block",
+            on_conflict=random.choice(("existing", "raise", "replace")) if self._conditions.uniques else "existing",
+            unique_period_s=random.choice((None, None, 0.5, 50.0)) if self._conditions.uniques else None,
         )
 
     def _at(self, now_wall: int) -> int | None:

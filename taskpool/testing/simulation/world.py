@@ -208,8 +208,9 @@ class World:
             recovered.append(ev.Recovered(row, key in begun or row.worker not in self._pages, reports.get(key)))
         opened = ev.Opened(self._store.next_id(), self._store.queues_waiting())
         spent = self._store.rates_full_at()
+        kept = ev.KeysKept(self._store.kept_keys())
         rules = [ev.QueueSet(queue, spent.get(queue.name, 0)) for queue in self._store.queue_rules()]
-        self._shell.turn([*rules, ev.Scheduled(self._store.schedule_rows()), *recovered, opened])
+        self._shell.turn([*rules, ev.Scheduled(self._store.schedule_rows()), kept, *recovered, opened])
         while self._shell.is_stuck:
             self._shell.let_time_pass()
             self._shell.turn()
@@ -338,6 +339,8 @@ class World:
             self._store.options[spec.options] = options
         self._submitted += len(pairs)
         specs = [spec for spec, _ in pairs]
+        for spec in specs:
+            spec.unique = None  # nobody is there to be told
         if self._random.random() < 0.7:
             self._laws.guests.update(spec.uid for spec in specs)
             if self._random.random() < 0.2:
@@ -359,6 +362,7 @@ class World:
             pairs = []  # the desk would say that there is no such task
         if pairs and self._random.random() < 0.7:
             again = ev.Submitted(1, submitted.seq, [spec for spec, _ in pairs], [options for _, options in pairs], submitted.flow)
+            self._unanswered[submitted.seq] = again
             self._shell.deliver(again)
         else:
             del self._unanswered[submitted.seq]
@@ -366,9 +370,12 @@ class World:
     def _hear_answers(self) -> None:
         for accepted in self._shell.accepted:
             submitted = self._unanswered.pop(accepted.seq)
-            obey(len(accepted.ids) <= len(submitted.specs), f"submit {accepted.seq} was answered with {len(accepted.ids)} ids")
-            for task_id in accepted.ids:
+            obey(len(accepted.ids) == len(submitted.specs), f"submit {accepted.seq} was answered with {len(accepted.ids)} ids")
+            for place, task_id in enumerate(accepted.ids):
+                if any(place == one for one, _ in accepted.taken):
+                    continue
                 obey(task_id in self._store.tasks, f"task {task_id} was acknowledged, and is not stored")
+                self._laws.answered(submitted.specs[place], task_id)
         for seq in self._shell.refused:
             del self._unanswered[seq]
         self._shell.accepted.clear()
