@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, ParamSpec, Pro
 
 import msgspec
 
+from taskpool.errors import InvalidTask
+
 if TYPE_CHECKING:
     from typing import Unpack
 
@@ -28,6 +30,7 @@ Overlap = Literal["skip", "allow", "queue", "cancel_previous"]
 
 # What travels stays within these, so that a number from outside is never too large for the store, nor for a timer.
 SECONDS_MAX: Final = 1e11
+KEY_LENGTH_MAX: Final = 200
 Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Seconds = Annotated[float, msgspec.Meta(ge=-SECONDS_MAX, le=SECONDS_MAX)]
@@ -185,6 +188,13 @@ class StepSpec(msgspec.Struct, array_like=True, gc=False):
 
     label: str = ""
     parents: list[tuple[int, int, bool]] = []
+
+
+def check_key(name: str, value: Any) -> str:
+    """Return a serialization key (or a unique key, as `name` says); InvalidTask if it cannot be one."""
+    if not isinstance(value, str) or not 0 < len(value) <= KEY_LENGTH_MAX or not value.isprintable():
+        raise InvalidTask(f"{name} must be a text of 1 to {KEY_LENGTH_MAX} printable characters: {value!r:.120}")
+    return value
 
 
 class TaskSpec(msgspec.Struct, array_like=True, gc=False):

@@ -101,6 +101,10 @@ class Store(Protocol):
         """Return records that wait and are due, the earliest first."""
         ...
 
+    def find_queued_for_key(self, key: str, /) -> Record | None:
+        """Return the earliest queued record of a serialization key, None if there is none."""
+        ...
+
     def count(self, state: State, /) -> int:
         """Return how many records are in a state."""
         ...

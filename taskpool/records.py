@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from taskpool.errors import InvalidTask
-from taskpool.model import Codec, Options, Status, Task, TaskSpec, encode
+from taskpool.model import Codec, Options, Status, Task, TaskSpec, check_key, encode
 
 TYPE_MAX: Final = 2**32 - 1
 TYPE_LENGTH_MAX: Final = 200
@@ -58,7 +58,8 @@ _STATES: Final[Mapping[str, State]] = {
 class Record(msgspec.Struct, kw_only=True):
     """One task as data. What a store fills in when it is put: id, task_id (unless given), status, version, created_at.
 
-    task_id: a UUID as text, by which it is stored once; next_attempt_at, created_at: wall µs (next_attempt_at None: now).
+    task_id: a UUID as text, by which it is stored once; key: a serialization key ("": none); next_attempt_at, created_at: wall µs
+    (next_attempt_at None: now).
     """
 
     type: int | str
@@ -70,6 +71,7 @@ class Record(msgspec.Struct, kw_only=True):
     source: str = ""
     queue: str = "default"
     priority: int = 0
+    key: str = ""
     max_attempts: int | None = None
     next_attempt_at: int | None = None
     id: int = 0
@@ -103,6 +105,8 @@ class Record(msgspec.Struct, kw_only=True):
             raise InvalidTask(f"type of a record must be a name of 1 to {TYPE_LENGTH_MAX} printable characters: {kind!r:.120}")
         if not isinstance(self.data, bytes):
             raise InvalidTask(f"data of a record must be bytes, not {type(self.data).__qualname__}")
+        if self.key != "":
+            check_key("key of a record", self.key)
         if self.task_id:
             uid_of(self.task_id)
         for name in ("failed_attempts", "version", "id", "created_at"):
@@ -131,7 +135,8 @@ def spec_of(record: Record) -> TaskSpec:
     at = record.next_attempt_at or 0
     packed = b"" if options == Options() else encode(options)
     name = str(record.type)
-    return TaskSpec(uid_of(record.task_id), name, int(Codec.MSGPACK), payload, packed, record.queue, record.priority, at)
+    uid, key = uid_of(record.task_id), record.key or None
+    return TaskSpec(uid, name, int(Codec.MSGPACK), payload, packed, record.queue, record.priority, at, key=key)
 
 
 def options_of(record: Record, stored: Options) -> Options:
@@ -159,6 +164,7 @@ def record_of(task: Task) -> Record:
         source=options.source,
         queue=task.queue,
         priority=task.priority,
+        key=task.key or "",
         max_attempts=options.max_attempts,
         next_attempt_at=task.scheduled_at,
         id=task.id,

@@ -9,24 +9,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 from taskpool.core.commands import Refill
 from taskpool.core.events import TaskRow
 from taskpool.core.lifecycle import QUEUED, RETRYING, WAITING
 from taskpool.core.line import Key as Place
 from taskpool.core.line import Line
-from taskpool.errors import InvalidTask
 
 PARKED_MAX: Final = 200  # waiting rows of one key and queue held in memory
-LENGTH_MAX: Final = 200  # characters of a key
-
-
-def check(name: str, value: Any) -> str:
-    """Return a key (or a unique key, as `name` says); InvalidTask if it cannot be one."""
-    if not isinstance(value, str) or not 0 < len(value) <= LENGTH_MAX or not value.isprintable():
-        raise InvalidTask(f"{name} must be a text of 1 to {LENGTH_MAX} printable characters: {value!r:.120}")
-    return value
 
 
 def is_firm(row: TaskRow, *, due: bool = False) -> bool:

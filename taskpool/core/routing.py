@@ -75,6 +75,10 @@ class Routes:
             if kind != TARGET or not may_run(box, target):
                 continue
             row = self._first(place)
+            while row is not None and row.key is not None and not lines.keys.admits(row):
+                self.take_out(row)  # it waits for its key now, where it holds up nobody
+                lines.keys.park(row, (row.rank, row.scheduled_at, row.id))
+                row = self._first(place)
             if row is None or not lines.may_start(row):
                 continue
             key, ahead = (row.rank, row.scheduled_at, row.id), lines.first_of(queue)

@@ -246,7 +246,7 @@ class Scheduler:
         task_id = self.next_id
         if row is not None and decision.what == unique.REPLACED:
             error = TaskError("cancelled", f"replaced by task {task_id}", False)
-            self._out.append(settle.move(row, CANCELLED, now, error=error, finish_reason="replaced"))
+            self._out.append(settle.move(row, CANCELLED, now, error=error, finish_reason=unique.REASON))
             self._ended(row)
             self._forget(row)
             accept.depends.append(row.id)

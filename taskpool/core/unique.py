@@ -5,14 +5,19 @@ The store's index says so too. It is asked before a turn, so what the turn itsel
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from typing import Final
+
 import msgspec
 
 from taskpool.clock import US, Instant
+from taskpool.core.commands import Insert, Move, Save
 from taskpool.core.events import Holder, TaskRow
 from taskpool.core.lifecycle import TERMINAL, WAITING
 from taskpool.model import Options
 
 NEW, EXISTING, REFUSED, REPLACED = range(4)
+REASON: Final = "replaced"  # why such a task finished
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -72,3 +77,24 @@ def period_end(options: Options, now: Instant) -> int:
 def is_free(row: TaskRow, holder: TaskRow | None) -> bool:
     """Return whether an ended task may have its unique key again, for a new round."""
     return holder is None or holder.id == row.id or holder.status in TERMINAL
+
+
+def without(saves: Sequence[Save], refused: Collection[int]) -> list[Save]:
+    """Return what is left of a turn when these tasks are refused.
+
+    Of a new one that is nothing. One whose unique key a new one was to take goes on as it was before: what the turn says of it
+    until then stays, such as the end of its attempt.
+    """
+    replaced = {save.id for save in saves if _replaces(save)}
+    gone: set[int] = set()
+    left = []
+    for save in saves:
+        if save.id in refused and (save.id not in replaced or isinstance(save, Insert) or _replaces(save)):
+            gone.add(save.id)
+        if save.id not in gone:
+            left.append(save)
+    return left
+
+
+def _replaces(save: Save) -> bool:
+    return isinstance(save, Move) and save.extras is not None and save.extras.finish_reason == REASON

@@ -118,23 +118,31 @@ class Amending(Observing):
         after: Task | None = None,
         limit: int = 100,
         descending: bool = False,
+        key: str | None = None,
     ) -> Sequence[Task]:
         """Return tasks in a status that were scheduled for a moment (now) or before, the earliest first.
 
-        after: the last task of the page before; descending: the latest first; limit: 1,000 at most. InvalidTask.
+        after: the last task of the page before; descending: the latest first; limit: 1,000 at most; key: only those that have this
+        serialization key. InvalidTask.
         """
         statuses = [str(status)] if isinstance(status, str) else list(map(str, status))
         if as_of is not None and as_of.utcoffset() is None:
             raise InvalidTask(f"as_of must know its time zone: {as_of!r}")
         at = time.time_ns() // 1000 if as_of is None else round(as_of.timestamp() * 1e6)
         place = None if after is None else (after.scheduled_at, after.id)
-        return self._ready(statuses, at, place, limit, descending)
+        return self._ready(statuses, at, place, limit, descending, key)
 
     def _ready(
-        self, statuses: Sequence[str], at: int, place: tuple[int, int] | None, limit: int, descending: bool
+        self,
+        statuses: Sequence[str],
+        at: int,
+        place: tuple[int, int] | None,
+        limit: int,
+        descending: bool = False,
+        key: str | None = None,
     ) -> Sequence[Task]:
         names = list(map(str, statuses))
-        return self._link.request(lambda seq: wire.Ready(seq, names, at, place, limit, descending)).tasks or []
+        return self._link.request(lambda seq: wire.Ready(seq, names, at, place, limit, descending, key)).tasks or []
 
     def _at_version(self, task_id: int, version: int | None) -> Task:
         stored = self.get(task_id)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from taskpool.core import keys
 from taskpool.errors import InvalidTask, TaskpoolError
+from taskpool.model import check_key
 
 Name = str | Callable[..., str | None]
 
@@ -49,14 +49,14 @@ def _of(name: str, value: Name | None, args: Sequence[Any], kwargs: Mapping[str,
         raise
     except Exception as error:
         raise InvalidTask(f"the function for {name} fails on these arguments: {type(error).__name__}: {error}") from error
-    return None if found is None else keys.check(name, found)
+    return None if found is None else check_key(name, found)
 
 
 def key_or_function(name: str, value: Any) -> Name | None:
     """Return a key as an option keeps it; InvalidTask."""
     if value is None or callable(value):
         return value  # type: ignore[no-any-return]
-    return keys.check(name, value)
+    return check_key(name, value)
 
 
 def computed_elsewhere(name: str) -> Callable[..., str | None]:

@@ -22,6 +22,8 @@ from taskpool.store.store import Store as OwnedStore
 if TYPE_CHECKING:
     from taskpool.doors.client import Client
 
+NEVER = 2**63 - 1  # wall µs: later than every task
+
 
 class RecordStore:
     """Records in a store that this process owns: a file, or (path None) memory. A context manager; it runs nothing.
@@ -97,6 +99,10 @@ class RecordStore:
     def find_due(self, now: int, limit: int = 100, /) -> Sequence[Record]:
         """Return records that wait and are due, the earliest first."""
         return self._whole(self._store.ready(sorted(WAITING), now, None, limit))
+
+    def find_queued_for_key(self, key: str, /) -> Record | None:
+        """Return the earliest queued record of a serialization key, None if there is none."""
+        return next(iter(self._whole(self._store.ready([QUEUED], NEVER, None, 1, key=key))), None)
 
     def count(self, state: State, /) -> int:
         """Return how many records are in a state."""
@@ -206,7 +212,11 @@ class PoolStore:
 
     def find_due(self, now: int, limit: int = 100, /) -> Sequence[Record]:
         """Return records that wait and are due, the earliest first."""
-        return self._whole(self._pool._ready(sorted(WAITING), now, None, limit, False))
+        return self._whole(self._pool._ready(sorted(WAITING), now, None, limit))
+
+    def find_queued_for_key(self, key: str, /) -> Record | None:
+        """Return the earliest queued record of a serialization key, None if there is none."""
+        return next(iter(self._whole(self._pool._ready([QUEUED], NEVER, None, 1, key=key))), None)
 
     def count(self, state: State, /) -> int:
         """Return how many records are in a state."""

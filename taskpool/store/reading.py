@@ -119,20 +119,24 @@ class Reading(ChildReading):
         limit: int = 100,
         *,
         descending: bool = False,
+        key: str | None = None,
     ) -> list[Task]:
         """Return up to `limit` tasks in these statuses scheduled for `as_of` (wall µs) or before, by (scheduled_at, id).
 
-        after: the place of the last one of the page before; descending: the latest first. Payloads and results are left out.
+        after: the place of the last one of the page before; descending: the latest first; key: only those that have it.
+
+        Payloads and results are left out.
         """
         for status in statuses:
             check_status(status)
         there = " OR ".join(f"status = '{status!s}'" for status in statuses) or "0"
         sign, order = ("<", "DESC") if descending else (">", "ASC")
         beyond = f"AND (scheduled_at, id) {sign} (:at, :id)" if after is not None else ""
+        of_key = "AND key = :key" if key is not None else ""
         ids = self._read(
-            f"SELECT id FROM task WHERE ({there}) AND scheduled_at <= :as_of {beyond} "
+            f"SELECT id FROM task WHERE ({there}) AND scheduled_at <= :as_of {of_key} {beyond} "
             f"ORDER BY scheduled_at {order}, id {order} LIMIT :limit",
-            {"as_of": as_of, "limit": max(0, limit)} | ({} if after is None else {"at": after[0], "id": after[1]}),
+            {"as_of": as_of, "limit": max(0, limit), "key": key} | ({} if after is None else {"at": after[0], "id": after[1]}),
         )
         return self._listed([task_id for (task_id,) in ids])
 

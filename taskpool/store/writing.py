@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import chain
 from typing import Any, Final
 
 from taskpool.core.commands import Advance, End, Forget, Insert, Keep, Occur, Plan, Save, Spent, Taken
 from taskpool.core.effects import Key
 from taskpool.core.lifecycle import TERMINAL
+from taskpool.core.unique import without
 from taskpool.errors import InternalError
 from taskpool.model import encode
 from taskpool.store import eventlog, stages
@@ -104,16 +105,17 @@ class Writer:
         self.rows += len(plans)
 
     def replay(
-        self, saves: Sequence[Save], banned: Iterable[int] = (), apply: Callable[[Key], None] = lambda key: None
+        self, saves: Sequence[Save], banned: Collection[int] = (), apply: Callable[[Key], None] = lambda key: None
     ) -> list[int]:
-        """Write a turn row by row, each in a savepoint, and return the tasks whose writes were refused, the banned among them.
+        """Write a turn row by row, each in a savepoint, and return the tasks whose writes were refused.
 
+        banned: those that are to be, too (see `unique.without`).
         apply: called before an attempt's end is written, for what belongs to it; it shares its savepoint.
         """
         self.written = []
-        refused: dict[int, None] = dict.fromkeys(banned)
-        for save in saves:
-            if save.id in refused:
+        found: set[int] = set()
+        for save in without(saves, banned) if banned else saves:
+            if save.id in found:
                 continue
             if type(save) is Insert and save.of in refused:
                 refused[save.id] = None
@@ -126,9 +128,9 @@ class Writer:
                     self.write(stage)
             except (Refused, sqlite3.IntegrityError):
                 self._db.execute("ROLLBACK TO one")
-                refused[save.id] = None
+                found.add(save.id)
             self._db.execute("RELEASE one")
-        return list(refused)
+        return [*found.union(banned)]
 
     def _insert(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
         """Insert rows, many by one execution: each opens a cursor on the table and all its indexes (4.9 µs a row, so 3.3).

@@ -581,8 +581,9 @@ class Desk:
                 return Reply(seq, queues=store.queues())
             case wire.Explain(seq=seq, id=task_id):
                 return Reply(seq, explanation=self._with_room(store.explain(task_id, time.time_ns() // 1000)))
-            case wire.Ready(seq=seq, statuses=statuses, as_of=as_of, after=after_task, limit=limit, descending=descending):
-                return Reply(seq, tasks=store.ready(statuses, as_of, after_task, min(limit, PAGE_MAX), descending=descending))
+            case wire.Ready(seq=seq, statuses=statuses, as_of=as_of, after=after_task, limit=limit, descending=descending, key=key):
+                limit = min(limit, PAGE_MAX)
+                return Reply(seq, tasks=store.ready(statuses, as_of, after_task, limit, descending=descending, key=key))
             case wire.GetFlows(seq=seq, limit=limit, before=before, id=flow_id):
                 return Reply(seq, flows=store.flows(min(limit, PAGE_MAX), before, flow_id))
             case wire.GetReplies(seq=seq, mailbox=None):

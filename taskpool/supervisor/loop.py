@@ -18,7 +18,7 @@ from typing import assert_never
 from taskpool import faults
 from taskpool.clock import NS, Clock, Instant
 from taskpool.core import commands as cmd
-from taskpool.core import effects
+from taskpool.core import effects, unique
 from taskpool.core import events as ev
 from taskpool.core.events import TaskRow
 from taskpool.core.lifecycle import TERMINAL, WAITING
@@ -322,8 +322,9 @@ class Loop:
             sent = refused.difference([start.id for start in starts])
             self._events.append(ev.Dropped(sorted(refused), self._not_replaced(turn), sorted(sent)))
             self._inbox.again(self._clock.now().mono)  # what was to be taken out of it, and was refused, lies there still
-            starts = [start for start in starts if start.id not in refused]
-            ended = [end for end in ended if end.id not in refused]
+            left = set(map(id, turn.saves))
+            starts = [start for start in starts if id(start) in left]
+            ended = [end for end in ended if id(end) in left]
             for task_id in refused:
                 specs.pop(task_id, None)
         if starts:
@@ -354,9 +355,10 @@ class Loop:
         while turn.saves or turn.plans:
             try:
                 together = [act.together for act in turn.acts if isinstance(act, cmd.Accept)]
-                turn.refused.update(
-                    self._store.commit(turn.saves, turn.now.wall, together=together, effects=turn.effects, plans=turn.plans)
-                )
+                refused = self._store.commit(turn.saves, turn.now.wall, together=together, effects=turn.effects, plans=turn.plans)
+                if refused:
+                    turn.refused.update(refused)
+                    turn.saves = unique.without(turn.saves, refused)
                 break
             except StoreBusy as error:
                 self._stick(turn, error)
@@ -376,7 +378,7 @@ class Loop:
         new = {save.id for save in turn.saves if type(save) is cmd.Insert and not save.of}
         turn.why = error
         turn.refused |= new | turn.replaced
-        turn.saves = [save for save in turn.saves if save.id not in turn.refused]
+        turn.saves = unique.without(turn.saves, turn.refused)
         turn.plans = unrefused(turn.plans, turn.refused)
         for act in list(turn.acts):
             if isinstance(act, cmd.Accept) and not new.isdisjoint(act.ids):

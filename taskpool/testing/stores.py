@@ -227,6 +227,22 @@ class StoreConformance:
         assert [found.task_id for found in store.find_due(SOON + 1, 1)] == [first]
         assert [found.task_id for found in store.find_due(LATER)] == [first, second, later]
 
+    def test_the_first_of_a_key_is_found(self, store: Store) -> None:
+        """Of those that are queued, the one that was due first; what waits for a later time is none of them."""
+        records = [Record(type=1, key=key, next_attempt_at=at) for key, at in (("a", LATER), ("a", SOON), ("b", SOON), ("", SOON))]
+        store.put_all(*records)
+        later, soon, other, _ = [record.task_id for record in records]
+        assert store.find_queued_for_key("a") is None, "they wait for their time"
+        for task_id in (later, soon, other):
+            assert store.update_status(task_id, "queued").key == ("b" if task_id == other else "a")
+        found = store.find_queued_for_key("a")
+        assert found is not None
+        assert found.task_id == later, "it was made due first"
+        assert store.find_queued_for_key("c") is None
+        for bad in ("x" * 201, "a\nb"):
+            with pytest.raises(InvalidTask, match="key of a record"):
+                store.put_all(Record(type=1, key=bad))
+
     def test_nothing_was_interrupted(self, store: Store) -> None:
         """In a store in which nothing ran."""
         store.put_all(Record(type=1, next_attempt_at=LATER))

@@ -404,7 +404,7 @@ class Speak(msgspec.Struct, array_like=True, tag="speak", gc=False):
 
 
 class Ready(msgspec.Struct, array_like=True, tag="ready"):
-    """Read tasks in these statuses scheduled for `as_of` (wall µs) or before, in that order; after: (scheduled_at, id)."""
+    """Read tasks in these statuses, and with this key, scheduled for `as_of` (wall µs) or before; after: (scheduled_at, id)."""
 
     seq: Whole
     statuses: list[str]
@@ -412,6 +412,7 @@ class Ready(msgspec.Struct, array_like=True, tag="ready"):
     after: tuple[Whole, Whole] | None = None
     limit: Whole = 100
     descending: bool = False
+    key: str | None = None
 
 
 class GetHandlers(msgspec.Struct, array_like=True, tag="handlers"):

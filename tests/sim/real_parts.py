@@ -527,12 +527,7 @@ class RealShell(Shell):
         self._peril("after the turn")
         refused = frozenset(task_id for event in self.loop._events if isinstance(event, ev.Dropped) for task_id in event.ids)
         again = {row.id for event in self.loop._events if isinstance(event, ev.Dropped) for row in event.rows}
-        # One that ended, was given a new round, and was to be replaced, all in one turn, has ended still.
-        stored = [
-            task_id
-            for task_id in refused - again
-            if task_id in self._store.tasks and self._store.tasks[task_id].row.status not in TERMINAL
-        ]
+        stored = [task_id for task_id in refused - again if task_id in self._store.tasks]
         obey(not stored, f"the store refused what was said of tasks {stored}")
         self._laws.turn(self.scheduler, self.engine, self._turned_at, refused)
         self.callers.judge(self.timer(), self._clock.now())

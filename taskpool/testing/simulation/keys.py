@@ -38,19 +38,16 @@ def is_free(row: TaskRow, rows: Iterable[TaskRow], now: int = 0, *, strict: bool
 def waits_for_key(row: TaskRow, rows: Iterable[TaskRow], now: int = 0) -> bool:
     """Return whether a queued task waits for its key, or behind one of its key and queue that does.
 
-    now: wall µs, during a turn. What has a target may stand aside, where it holds up nobody.
+    now: wall µs, during a turn. What has a target may stand aside, where it holds up nobody, or not.
     """
     if row.key is None:
         return False
     of_key = [other for other in rows if other.key == row.key]
     mine = keeps_key(row, now)
-    line = [
-        one
-        for one in of_key
-        if _is_due(one, now) and one.queue == row.queue and keeps_key(one, now) == mine and not one.options.target
-    ]
-    first = min((row, *line), key=lambda one: (one.rank, one.scheduled_at, one.id))
-    return not is_free(first, of_key, now)
+    line = [one for one in of_key if _is_due(one, now) and one.queue == row.queue and keeps_key(one, now) == mine]
+    untargeted = [one for one in line if not one.options.target]
+    firsts = [min((row, *some), key=lambda one: (one.rank, one.scheduled_at, one.id)) for some in (line, untargeted)]
+    return not all(is_free(first, of_key, now) for first in firsts)
 
 
 def waits_for_line(scheduler: Scheduler, row: TaskRow) -> bool:

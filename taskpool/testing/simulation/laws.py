@@ -119,7 +119,9 @@ class Laws:
         obey(row.status == QUEUED or row.scheduled_at <= save.at, f"{who} was started before it is due")
         key = place(row) if row.status == QUEUED else (row.rank, row.scheduled_at, row.id)
         rows = [stored.row for stored in self.store.tasks.values()]
-        obey(is_free(row, rows, save.at, strict=True), f"{who} was started while others hold its key {row.key}")
+        # What was to be replaced in this turn, and is not, had left its key; it keeps it again from now on.
+        judged = [other for other in rows if other.id not in self.store.refusing or other.status == RUNNING]
+        obey(is_free(row, judged, save.at, strict=True), f"{who} was started while others hold its key {row.key}")
         for other in rows if save.caller is None else ():  # a caller names the task
             if other.options.target:
                 continue  # it may stand aside

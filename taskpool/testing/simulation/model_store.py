@@ -18,6 +18,7 @@ from taskpool.core.graph import HELD_AT
 from taskpool.core.lifecycle import MOVES, PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.line import Key
 from taskpool.core.queues import has_rules
+from taskpool.core.unique import without
 from taskpool.model import Occurrence, Options, Queue, Schedule, TaskError, TaskSpec
 from taskpool.store.inbox import Arrival
 from taskpool.store.plans import refused_with, unrefused
@@ -166,13 +167,18 @@ class ModelStore:
         self.log_written = self.log_written or bool(saves or plans)
         self.moves.clear()
         refused = self.refusing = self._unwelcome(saves, together, plans, full)
-        for save in saves:
-            if (isinstance(save, cmd.Insert) and save.of in refused) or (save.id not in refused and not self._apply(save)):
-                refused.add(save.id)
+        lost: set[int] = set()
+        for save in without(saves, refused):
+            if save.id in lost:
+                continue
+            orphaned = isinstance(save, cmd.Insert) and (save.of in refused or save.of in lost)
+            if orphaned or not self._apply(save):
+                lost.add(save.id)
             elif isinstance(save, cmd.End) and (key := (save.id, save.closed.attempt)) in effects:
                 if must_fail(effects[key]):
                     raise LawBroken(f"attempt {key} was said to have succeeded, and its effects fail")
                 self.effects[key] += 1
+        refused |= lost
         for plan in unrefused(plans, refused):
             self._plan(plan)
         made = {plan.occurrence.task_id for plan in plans if isinstance(plan, cmd.Occur)}

@@ -15,6 +15,7 @@ from taskpool.core import effects
 from taskpool.core import events as ev
 from taskpool.core.lifecycle import CANCELLED, RUNNING, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.scheduler import Scheduler
+from taskpool.core.unique import without
 from taskpool.model import Options, Schedule
 from taskpool.supervisor.inbox import Inbox
 from taskpool.testing.simulation.callers import ModelCallers
@@ -265,7 +266,7 @@ class Shell:
             sent = refused.difference([command.id for command in saves if isinstance(command, cmd.Start)])
             self._events.append(ev.Dropped(sorted(refused), rows, sorted(sent)))
             self._inbox.again(now.mono)
-        self._send([command for command in saves if isinstance(command, cmd.Start) and command.id not in refused], now)
+        self._send([command for command in without(saves, refused) if isinstance(command, cmd.Start)], now)
         if commands and (due := self._store.steps_due()):
             self._events.insert(0, ev.StepsDue(due))
         for command in commands:
