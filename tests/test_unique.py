@@ -113,3 +113,16 @@ def test_two_rounds_in_one_turn_are_one() -> None:
     rows = [stored(rig, number, FAILED)["u"].row for number in (70, 71)]
     answer = the(rig.turn(rig.retry(*rows)), cmd.Respond)
     assert (answer.ids, answer.refused) == ([70], [71])
+
+
+def test_a_new_round_does_not_depend_on_a_submit_that_finds_it() -> None:
+    """A task that another submit of the turn makes does: either both are stored or none."""
+    rig = Rig(1, ready=False)
+    row = ev.TaskRow(70, "f", "default", 0, FAILED, 2, 1, 1, rig.wall, rig.wall, PLAIN)
+    row.unique = "u"
+    retry = ev.RetryAsked(1, 5, [row], force=False, holders={"u": ev.Holder(row)})
+    accept = the(rig.turn(retry, rig.submitted(2, unique="u")), cmd.Accept)
+    assert (accept.known, accept.together) == ([70, 70], [])
+    first, second = of(rig.turn(rig.submitted(unique="v"), rig.submitted(2, unique="v")), cmd.Accept)
+    assert second.known == first.ids * 2
+    assert second.together == first.ids * 2

@@ -240,7 +240,7 @@ class Scheduler:
         if row is not None and decision.what == unique.EXISTING:
             accept.known.append(row.id)
             accept.ids.append(row.id)
-            if self.claims.has(row.id):
+            if self.claims.is_new(row.id):
                 accept.depends.append(row.id)  # it is not stored either
             return
         task_id = self.next_id
@@ -521,7 +521,7 @@ class Scheduler:
                 if row.id in event.steps:
                     graph.hold(row, command)
                 self._out.append(command)
-                self.claims.take(row, 0)
+                self.claims.take_again(row)
                 self._wait(row)
                 if row.options.recurrence:
                     self.cron.revived(row)

@@ -32,22 +32,27 @@ class Claims:
 
     def __init__(self) -> None:
         self._taken: dict[str, tuple[TaskRow, int]] = {}  # key → task, end of its period
-        self._ids: set[int] = set()
+        self._new: set[int] = set()
 
     def take(self, row: TaskRow, until: int) -> None:
-        """A new task, or the new round of one, has its key from now on, until (wall µs) whatever becomes of it."""
+        """A new task has its key from now on, until (wall µs) whatever becomes of it."""
         if row.unique is not None:
             self._taken[row.unique] = (row, until)
-            self._ids.add(row.id)
+            self._new.add(row.id)
 
-    def has(self, task_id: int) -> bool:
-        """Return whether a task took its key in this turn."""
-        return task_id in self._ids
+    def take_again(self, row: TaskRow) -> None:
+        """The new round of an ended task has its key from now on."""
+        if row.unique is not None:
+            self._taken[row.unique] = (row, 0)
+
+    def is_new(self, task_id: int) -> bool:
+        """Return whether the task that has a key is one of this turn, and may still be refused."""
+        return task_id in self._new
 
     def clear(self) -> None:
         """The turn is over."""
         self._taken.clear()
-        self._ids.clear()
+        self._new.clear()
 
     def holder(self, key: str, stored: dict[str, Holder], wall: int) -> tuple[TaskRow | None, bool]:
         """Return the task that has a key, or had it in the store, and whether it has it for its period."""

@@ -317,6 +317,8 @@ class LoopStore:
             raise StoreBusy("a guest writes")
         if shell.chance("full") and any(isinstance(save, cmd.Insert) for save in saves):
             self._store.real.abandon()
+            new = [save.spec.key for save in saves if isinstance(save, cmd.Insert)]
+            self._store.denied_keys.update(key for key in new if key is not None)
             raise StoreFull("no room")
         return sorted(self._store.commit(saves, now_wall, together=together, effects=effects, plans=plans))
 

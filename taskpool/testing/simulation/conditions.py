@@ -91,8 +91,8 @@ def conditions(random: Random) -> Conditions:
         callers=random.choice((0.0, 0.3, 0.6)),
         labels=random.choice((0, 0, 1, 2)),
         schedules=random.choice((0, 0, 0, 2)),
-        keys=random.choice(((), (), ("k",), ("k", "l", "m"))),
-        uniques=random.choice(((), (), ("u",), ("u", "v", "w"))),
+        keys=random.choice(((), (), (), ("k",), ("k", "l", "m"))),
+        uniques=random.choice(((), (), (), ("u",), ("u", "v", "w"))),
     )
 
 

@@ -125,9 +125,11 @@ class Laws:
         for other in rows if save.caller is None else ():  # a caller names the task
             if other.options.target:
                 continue  # it may stand aside
-            overtaken = other.status == QUEUED and other.queue == row.queue and place(other) < key
+            if other.status != QUEUED or other.queue != row.queue or place(other) >= key:
+                continue
+            waits = other.key in self.store.lost_keys or waits_for_key(other, rows, save.at)
             obey(
-                not overtaken or other.id in self.store.refusing or waits_for_key(other, rows, save.at) or self._is_beyond(other),
+                other.id in self.store.refusing or waits or self._is_beyond(other),
                 f"{who} {key} was started before task {other.id} {place(other)} of its queue",
             )
 

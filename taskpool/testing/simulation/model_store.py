@@ -58,6 +58,8 @@ class ModelStore:
         self.uids: dict[bytes, int] = {}
         self.pruned: dict[int, bytes] = {}  # id → uid
         self.refusing: set[int] = set()  # in this turn: what is replaced by one of these waits as before
+        self.denied_keys: set[str] = set()  # keys of new tasks that a commit had no room for, before it was tried without them
+        self.lost_keys: set[str] = set()  # keys that tasks took in this turn that are not stored: others passed for their sake
         self._last_id = 0  # that was ever stored
         self.options: dict[bytes, Options] = {b"": Options()}  # packed → decoded
         self.periods: dict[str, tuple[int, int]] = {}  # unique key → end of its period (wall µs), task
@@ -167,6 +169,9 @@ class ModelStore:
         self.log_written = self.log_written or bool(saves or plans)
         self.moves.clear()
         refused = self.refusing = self._unwelcome(saves, together, plans, full)
+        inserts = [save for save in saves if isinstance(save, cmd.Insert)]
+        self.lost_keys = self.denied_keys | {one.spec.key for one in inserts if one.id in refused and one.spec.key is not None}
+        self.denied_keys = set()
         lost: set[int] = set()
         for save in without(saves, refused):
             if save.id in lost:

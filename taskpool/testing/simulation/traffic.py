@@ -72,7 +72,7 @@ class Traffic:
             queue=random.choice(self._conditions.queues),
             priority=random.choice((0, 0, 0, 1, -1)),
             scheduled_at=0 if delay_s is None else now_wall + round(delay_s * US),
-            key=random.choice((None, *self._conditions.keys)) if self._conditions.keys else None,
+            key=random.choice((None, None, *self._conditions.keys)) if self._conditions.keys else None,
             unique=random.choice((None, None, *self._conditions.uniques)) if self._conditions.uniques else None,
         )
 
