@@ -9,6 +9,7 @@ from bench.harness import Row
 MODULES = {
     "P1": "p01_noop",
     "P1b": "p01b_submit",
+    "P1c": "p01c_rules",
     "P2": "p02_round_trip",
     "P3": "p03_efficiency",
     "P6": "p06_start",
