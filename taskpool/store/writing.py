@@ -117,8 +117,8 @@ class Writer:
         for save in without(saves, banned) if banned else saves:
             if save.id in found:
                 continue
-            if type(save) is Insert and save.of in refused:
-                refused[save.id] = None
+            if type(save) is Insert and (save.of in found or save.of in banned):
+                found.add(save.id)
                 continue
             self._db.execute("SAVEPOINT one")
             try:
