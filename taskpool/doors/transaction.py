@@ -69,8 +69,8 @@ class Recorder(Submitter):
             spec.key, spec.unique = plan.names_of(args, kwargs or {})
             if spec.unique is not None:
                 raise InvalidTask(
-                    "a task in a transaction of yours has no unique key: who has it is settled when the pool stores the task",
-                    hint="leave out unique here; a UNIQUE column of your own tables does it in your transaction",
+                    "a task in a transaction, or that a task spawns, has no unique key: who has it is settled only later",
+                    hint="leave out unique here; in a transaction a UNIQUE column of your own tables does it",
                 )
         return spec
 
