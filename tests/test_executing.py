@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -362,10 +364,9 @@ def test_an_executor_of_ones_own_gets_the_task(pool: Pool) -> None:
 
 
 def test_the_uid_and_what_enqueue_returned_name_a_task_too(pool: Pool, tmp_path: Path) -> None:
-    import sqlite3
     from functools import partial
 
-    with taskpool.transaction(sqlite3.connect(tmp_path / "x.db")) as tx:
+    with closing(sqlite3.connect(tmp_path / "x.db")) as connection, taskpool.transaction(connection) as tx:
         put = tx.submit(add, 1)
         other = tx.submit(add, 5)
     assert pool.execute_and_advance(put).status == Status.SUCCEEDED
@@ -447,23 +448,21 @@ def test_a_checkpoint_is_durable_when_it_returns(pool: Pool) -> None:
 
 
 def test_effects_are_applied_with_the_success(pool: Pool, tmp_path: Path) -> None:
-    import sqlite3
+    with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE shop_order(n INTEGER PRIMARY KEY)")
 
-    connection = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
-    connection.execute("CREATE TABLE shop_order(n INTEGER PRIMARY KEY)")
+        def execute(task: Task) -> None:
+            taskpool.controller().on_success("INSERT INTO shop_order VALUES(?)", (task.id,))
 
-    def execute(task: Task) -> None:
-        taskpool.controller().on_success("INSERT INTO shop_order VALUES(?)", (task.id,))
-
-    future, clash = pool.submit(add, 1), pool.submit(add, 1)
-    pool.execute_and_advance(future.id, execute)
-    task = pool.execute_and_advance(
-        clash.id, lambda task: taskpool.controller().on_success("INSERT INTO shop_order VALUES(?)", (future.id,))
-    )
-    assert task.status == Status.FAILED
-    assert task.error is not None
-    assert task.error.kind == "effect"
-    assert connection.execute("SELECT n FROM shop_order").fetchall() == [(future.id,)]
+        future, clash = pool.submit(add, 1), pool.submit(add, 1)
+        pool.execute_and_advance(future.id, execute)
+        task = pool.execute_and_advance(
+            clash.id, lambda task: taskpool.controller().on_success("INSERT INTO shop_order VALUES(?)", (future.id,))
+        )
+        assert task.status == Status.FAILED
+        assert task.error is not None
+        assert task.error.kind == "effect"
+        assert connection.execute("SELECT n FROM shop_order").fetchall() == [(future.id,)]
 
 
 def test_two_callers_at_once(pool: Pool) -> None:

@@ -426,6 +426,25 @@ def test_a_commit_is_seen_without_a_word(pool: Pool, mine: sqlite3.Connection) -
     assert waiting(Path(pool.store)) == 0
 
 
+def test_a_deferred_transaction_is_not_lost_to_what_enqueue_reads(
+    guest: sqlite3.Connection, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who commits between that and the insert would make SQLite refuse it; so the lock is taken first."""
+    check = inbox.check
+
+    def checked(connection: sqlite3.Connection) -> str:
+        path = check(connection)
+        with closing(sqlite3.connect(made, isolation_level=None, timeout=0)) as other, pytest.raises(sqlite3.OperationalError):
+            other.execute("INSERT INTO shop_order VALUES(7)")
+        return path
+
+    monkeypatch.setattr(inbox, "check", checked)
+    guest.execute("BEGIN")
+    enqueue(nothing, connection=guest)
+    guest.execute("COMMIT")
+    assert waiting(made) == 1
+
+
 def test_a_commit_is_seen_in_the_middle_of_other_work(pool: Pool, mine: sqlite3.Connection) -> None:
     futures = pool.submit_many(double, range(2000))
     for n in range(20):

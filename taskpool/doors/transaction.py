@@ -130,6 +130,7 @@ def enqueue(*calls: Call, connection: sqlite3.Connection, **options: Unpack[Task
     connection that may only read; InvalidPayload and its like for what cannot be sent; and what sqlite3 says.
     """
     recorder = Recorder(NOTHING_SAID.plus(options))
+    inbox.lock(connection)
     place = Own(connection)
     return place.put([recorder.spec_of(call) for call in calls])
 

@@ -85,6 +85,22 @@ def check(connection: sqlite3.Connection) -> str:
     return path
 
 
+def lock(connection: sqlite3.Connection) -> None:
+    """Take the write lock for a guest's transaction that is open, before anything here reads in it.
+
+    In one that began by reading, even only what `check` reads, SQLite refuses to write once somebody else has committed meanwhile.
+    Raises what it says if the lock cannot be had; of all else that is wrong with the connection `check` speaks.
+    """
+    try:
+        if connection.in_transaction:
+            connection.execute("DELETE FROM main.inbox WHERE 0")
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            raise
+    except (sqlite3.ProgrammingError, AttributeError):
+        return
+
+
 def main_file(connection: sqlite3.Connection) -> str:
     """Return the path of the file behind a connection, "" for none."""
     return _one(connection, "SELECT file FROM pragma_database_list WHERE name = 'main'") or ""
