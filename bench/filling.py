@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+
+from bench.contenders import scratch_directory
 
 COLUMNS = (
     "name, queue, rank, status, version, attempt, charged, scheduled_at, created_at, started_at, finished_at, worker, epoch, "
     "codec, result_codec, options, extras, payload, error, result"
 )
 CHUNK = 100_000  # rows of one transaction
+
+
+@contextmanager
+def filled(count: int, submit: Callable[[Any], object]) -> Iterator[Path]:
+    """Make a directory with a store `bench.db` that holds `count` copies of one task, and remove it; submit: as `fill` takes it."""
+    with scratch_directory() as directory:
+        fill(directory / "bench.db", count, submit)
+        yield directory
 
 
 def fill(path: Path, count: int, submit: Callable[[Any], object]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bench import processes
-from bench.contenders import POWER, opened_on, scratch_directory
-from bench.filling import fill
+from bench.contenders import POWER, opened_on
+from bench.filling import filled
 from bench.harness import Figure, Measured, Params, Row, Target
 from bench.p01_noop import load
 from bench.tasks import noop
@@ -20,13 +20,10 @@ def _one_that_waits(pool: Any) -> None:
 
 def measure(contender: str, params: Params) -> Measured:
     """Return the rate beside so many waiting tasks, and what the supervisor holds in memory after it."""
-    with scratch_directory() as directory:
-        fill(directory / "bench.db", params["few" if contender == FEW else "many"], _one_that_waits)
-        with opened_on(directory, POWER) as found:
-            seconds = load(found, params["tasks"])
-            rss = processes.rss_mb(found.pool.pid)
-            found.pool.stop()
-        return Measured({"rate": params["tasks"] / seconds, "rss": rss}, found.facts)
+    count = params["few" if contender == FEW else "many"]
+    with filled(count, _one_that_waits) as directory, opened_on(directory, POWER) as found:
+        seconds = load(found, params["tasks"])
+        return Measured({"rate": params["tasks"] / seconds, "rss": processes.rss_mb(found.pool.pid)}, found.facts)
 
 
 ROW = Row(

@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 from bench import processes
-from bench.contenders import POWER, Opened, opened_on, scratch_directory
-from bench.filling import fill
+from bench.contenders import POWER, Opened, opened_on
+from bench.filling import filled
 from bench.harness import Figure, Measured, Params, Row, Target
 from bench.p01_noop import load
 from bench.statistics import quantile
@@ -25,12 +25,11 @@ def measure(contender: str, params: Params) -> Measured:
 
     Pruning goes on beside the load, and after it alone for a while; its rate is that of the tasks it deleted meanwhile.
     """
-    with scratch_directory() as directory:
-        fill(directory / "bench.db", 1 if contender == NONE else params["finished"], _one_that_ended)
-        with opened_on(directory, POWER) as found:
-            figures = _pruning(found, params) if contender == PRUNING else {"rate": params["tasks"] / load(found, params["tasks"])}
-            figures["rss"] = processes.rss_mb(found.pool.pid)
-            found.pool.stop()
+    count = 1 if contender == NONE else params["finished"]
+    with filled(count, _one_that_ended) as directory, opened_on(directory, POWER) as found:
+        figures = _pruning(found, params) if contender == PRUNING else {"rate": params["tasks"] / load(found, params["tasks"])}
+        figures["rss"] = processes.rss_mb(found.pool.pid)
+        found.pool.stop()  # it has not pruned all
         return Measured(figures, found.facts)
 
 

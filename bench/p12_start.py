@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import facts, processes
-from bench.contenders import scratch_directory
-from bench.filling import fill
+from bench.filling import filled
 from bench.harness import Figure, Measured, Params, Row, Target
 from bench.p13_kill_supervisor import LEDGER_ENV, begins, entry
 from bench.statistics import median
@@ -25,11 +24,10 @@ def _one_queued(pool: Any) -> None:
 
 def measure(contender: str, params: Params) -> Measured:
     """Return how long after its start a new pool begins its first body, when the one before was killed, several times."""
-    with scratch_directory() as directory:
+    with filled(params["few" if contender == FEW else "many"], _one_queued) as directory:
         store, ledger = directory / "bench.db", directory / "ledger"
         ledger.write_bytes(b"")
         os.environ[LEDGER_ENV] = str(ledger)
-        fill(store, params["few" if contender == FEW else "many"], _one_queued)
         _resume(store)
         took, rss = [], 0.0
         for number in range(params["kills"] + 1):

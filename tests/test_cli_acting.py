@@ -454,7 +454,8 @@ def test_serve_tells_where_everything_is(home: Path, start: Start) -> None:
     assert server.wait(30) == 0
 
 
-def test_sigterm_lets_running_tasks_end(home: Path, gate: Path, start: Start) -> None:
+def stopping(home: Path, gate: Path, start: Start) -> tuple[subprocess.Popen[str], Run]:
+    """Start a server, and stop it while a task runs that waits for the gate."""
     server = start(home, "y.db", "serve", "jobs.py", "--workers", "1")
     read_until(server.stderr, "ready")
     run = program(home, "y.db")
@@ -462,6 +463,11 @@ def test_sigterm_lets_running_tasks_end(home: Path, gate: Path, start: Start) ->
     assert run("wait", "last", "--status", "running").returncode == 0
     server.send_signal(signal.SIGTERM)
     read_until(server.stderr, "stopping")
+    return server, run
+
+
+def test_sigterm_lets_running_tasks_end(home: Path, gate: Path, start: Start) -> None:
+    server, run = stopping(home, gate, start)
     refused = run("submit", "jobs:price", "1")
     assert refused.returncode == 4
     gate.touch()
@@ -470,13 +476,7 @@ def test_sigterm_lets_running_tasks_end(home: Path, gate: Path, start: Start) ->
 
 
 def test_a_second_signal_ends_at_once_and_the_task_waits_for_the_next_owner(home: Path, gate: Path, start: Start) -> None:
-    server = start(home, "y.db", "serve", "jobs.py", "--workers", "1")
-    read_until(server.stderr, "ready")
-    run = program(home, "y.db")
-    run("submit", "jobs:hold", str(gate))
-    assert run("wait", "last", "--status", "running").returncode == 0
-    server.send_signal(signal.SIGTERM)
-    read_until(server.stderr, "stopping")
+    server, _ = stopping(home, gate, start)
     server.send_signal(signal.SIGTERM)
     assert server.wait(30) == 0
     with Reader(home / "y.db") as reader:

@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 from peer import Peer, echo, succeeded
 
 from taskpool import errors
-from taskpool.doors.client import Client, connect, current_pool
+from taskpool.doors.client import connect, current_pool
 from taskpool.doors.link import Link
 from taskpool.doors.outbox import draw_uids
 from taskpool.doors.selection import filter_of
@@ -27,21 +27,6 @@ WAIT_S = 10
 
 def work(*args: Any, **kwargs: Any) -> Any:
     return args
-
-
-@pytest.fixture
-def connected() -> Iterator[Callable[..., tuple[Client, Peer]]]:
-    made: list[tuple[Client, Peer]] = []
-
-    def make(script: Any = None) -> tuple[Client, Peer]:
-        peer = Peer(script)
-        made.append((Client(Link(peer.ours)), peer))
-        return made[-1]
-
-    yield make
-    for client, peer in made:
-        peer.close()
-        client.close()
 
 
 # ---- submitting -----------------------------------------------------------------------------------------------------------

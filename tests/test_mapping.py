@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from peer import Peer, echo, succeeded
 
 from taskpool import errors
-from taskpool.doors.client import Client
-from taskpool.doors.link import Link
 from taskpool.model import TaskError
 from taskpool.wire import messages as wire
 
@@ -21,21 +19,6 @@ WAIT_S = 10
 
 def work(*args: Any) -> Any:
     return args
-
-
-@pytest.fixture
-def connected() -> Iterator[Callable[..., tuple[Client, Peer]]]:
-    made: list[tuple[Client, Peer]] = []
-
-    def make(script: Any = None) -> tuple[Client, Peer]:
-        peer = Peer(script)
-        made.append((Client(Link(peer.ours)), peer))
-        return made[-1]
-
-    yield make
-    for client, peer in made:
-        peer.close()
-        client.close()
 
 
 def counting(stored: int = 0) -> Any:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from taskpool import Client, IllegalTransition, InvalidSettings, InvalidTask, NoServer, Pool, Status, connect
+from taskpool import IllegalTransition, InvalidSettings, InvalidTask, Pool, Status
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.model import Options, Queue
 from tests.scheduler_rig import CLIENT, Rig, of, the
+from tests.serving import served
 
 WAIT_S = 30.0
 GPU = Options(target="gpu")
@@ -168,67 +165,32 @@ def test_targets_that_make_no_sense(tmp_path: Path, target: Any) -> None:
         pool.options(target=target)
 
 
-def serve(path: Path, *options: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "taskpool", "-C", str(path), "serve", "--workers", "1", *options],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        cwd=path.parent,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])},
-    )
-
-
-def reached(path: Path) -> Client:
-    until = time.monotonic() + WAIT_S
-    while True:
-        try:
-            return connect(path)
-        except NoServer:
-            assert time.monotonic() < until
-            time.sleep(0.02)
-
-
-def stop(server: subprocess.Popen[bytes]) -> None:
-    server.send_signal(signal.SIGTERM)
-    server.communicate(timeout=WAIT_S)
-
-
 def test_a_server_lets_tasks_of_other_servers_wait(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     (tmp_path / "jobs.py").write_text('from taskpool import task\n@task(name="price")\ndef price(n: int) -> int:\n    return n\n')
-    server = serve(path, "jobs.py")
-    with reached(path) as client:
+    with served(path, "jobs.py") as client:
         client.options(delay=0.0).submit("price", 1).result(WAIT_S)
         client.pause("default")
         waits = client.submit("price", 7)
         task_id = waits.id
-    stop(server)
-    server = serve(path)
-    with reached(path) as client:
+    with served(path) as client:
         client.resume("default")
         assert client.submit(abs, -1).result(WAIT_S) == 1
         task = client.get(task_id)
         assert (task.status, task.wait_reason) == (Status.QUEUED, "handler")
         assert "waits for a pool that knows its handler 'price'" in client.explain(task_id).sentence
-    stop(server)
-    server = serve(path, "jobs.py")
-    with reached(path) as client:
+    with served(path, "jobs.py") as client:
         assert client.wait(task_id, WAIT_S).status is Status.SUCCEEDED
-    stop(server)
 
 
 def test_unless_it_is_told_to_fail_them(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     (tmp_path / "jobs.py").write_text('from taskpool import task\n@task(name="price")\ndef price(n: int) -> int:\n    return n\n')
-    server = serve(path, "jobs.py")
-    with reached(path) as client:
+    with served(path, "jobs.py") as client:
         client.pause("default")
         task_id = client.submit("price", 7).id
-    stop(server)
-    server = serve(path, "--fail-unknown")
-    with reached(path) as client:
+    with served(path, "--fail-unknown") as client:
         client.resume("default")
         task = client.wait(task_id, WAIT_S)
         assert task.error is not None
         assert (task.status, task.error.kind) == (Status.FAILED, "unknown_handler")
-    stop(server)

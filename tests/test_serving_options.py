@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from taskpool import Client, NoServer, Pool, Queue, Status, connect
+from taskpool import Pool, Queue, Status
 from taskpool.store.reading import Reader
-from tests.processes.evidence import wait_dead
+from tests.serving import reached, start_server
+from tests.waiting import wait_dead, wait_until
 
 WAIT_S = 40.0
 Serve = Callable[..., "subprocess.Popen[str]"]
@@ -31,27 +31,14 @@ def serve(path: Path) -> Iterator[Serve]:
     servers: list[subprocess.Popen[str]] = []
 
     def start(*options: str) -> subprocess.Popen[str]:
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
-        command = [sys.executable, "-m", "taskpool", "-C", str(path), "serve", "--workers", "1", *options]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=path.parent, env=env)
-        servers.append(server)
-        return server
+        servers.append(start_server(path, *options, stderr=subprocess.PIPE))
+        return servers[-1]
 
     yield start
     for server in servers:
         if server.poll() is None:
             server.kill()
         server.communicate(timeout=WAIT_S)
-
-
-def reached(path: Path) -> Client:
-    until = time.monotonic() + WAIT_S
-    while True:
-        try:
-            return connect(path)
-        except NoServer:
-            assert time.monotonic() < until
-            time.sleep(0.02)
 
 
 def test_queues_sets_limits_and_leaves_the_rest(path: Path, serve: Serve) -> None:
@@ -78,8 +65,7 @@ def test_once_does_what_is_due_and_ends(path: Path, serve: Serve) -> None:
         pool.register_queue(Queue("slow", rate=20.0, burst=1))
         pool.register_queue(Queue("shut", paused=True))
         holder = pool.options(at_most_once=True).submit(time.sleep, 60)
-        while holder.status != "running":
-            time.sleep(0.01)
+        wait_until(holder.running, "its begin")
         due = [pool.submit(abs, -n).id for n in range(5)]
         due += [pool.options(queue="slow").submit(abs, -n).id for n in range(3)]
         later = pool.options(delay=3600).submit(abs, -1).id
@@ -112,12 +98,9 @@ def test_reload_starts_anew_with_the_new_code(path: Path, serve: Serve) -> None:
         first = client.pid
         assert client.submit("version").result(WAIT_S) == "one"
     app.write_text("this is half a file (")
-    until = time.monotonic() + WAIT_S
-    while os.path.exists(f"/proc/{first}"):
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    wait_until(lambda: not os.path.exists(f"/proc/{first}"), "the end of the first server")
     app.write_text(code.format("number two"))
-    with reached_by_another(path, first) as client:
+    with reached(path, but=first) as client:
         assert client.submit("version").result(WAIT_S) == "number two"
         last = client.pid
     server.send_signal(signal.SIGINT)
@@ -125,23 +108,6 @@ def test_reload_starts_anew_with_the_new_code(path: Path, serve: Serve) -> None:
     assert server.returncode == 0
     assert "a file has changed" in words
     assert not os.path.exists(f"/proc/{last}")
-
-
-def reached_by_another(path: Path, but: int) -> Client:
-    """Connect to a server whose handlers could be imported."""
-    from taskpool import TaskpoolError
-
-    until = time.monotonic() + WAIT_S
-    while True:
-        try:
-            client = connect(path)
-            if client.pid != but:
-                return client
-            client.close()
-        except TaskpoolError:
-            pass  # nobody, or one that cannot import the file
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def test_reload_ends_with_its_server_if_it_is_killed(path: Path, serve: Serve) -> None:

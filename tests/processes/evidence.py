@@ -13,7 +13,7 @@ import random
 import sqlite3
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from taskpool import Pool, PoolStopped, controller
 from taskpool.core.lifecycle import MOVES, RUNNING, SUCCEEDED
 from taskpool.model import Attempt, Task
 from taskpool.store.reading import LIVE, Reader
+from tests.waiting import wait_file, wait_until
 
 SEED = int(os.environ.get("TASKPOOL_TEST_SEED") or random.randrange(1 << 32))
 TAG = "TASKPOOL_TEST_TAG"  # in the environment of all that a test starts
@@ -74,11 +75,8 @@ def read_evidence(place: str | os.PathLike[str]) -> list[Line]:
 
 def wait_lines(place: str | os.PathLike[str], count: int) -> list[Line]:
     """Wait until bodies have written so many lines, and return what there is."""
-    until = time.monotonic() + WAIT_S
-    while len(lines := read_evidence(place)) < count:
-        assert time.monotonic() < until, f"{len(lines)} lines, {count} were waited for"
-        time.sleep(0.001)
-    return lines
+    wait_until(lambda: len(read_evidence(place)) >= count, f"{count} lines")
+    return read_evidence(place)
 
 
 # ---- work -----------------------------------------------------------------------------------------------------------
@@ -96,8 +94,7 @@ def work(place: str, n: int, us: int = 0) -> tuple[int, int]:
 def hold(place: str, n: int) -> tuple[int, int]:
     """Begin, wait for the file `go`, end."""
     note(place, "begin")
-    while not Path(place, "go").exists():
-        time.sleep(0.002)
+    wait_file(Path(place, "go"))
     note(place, "end")
     return n, controller().attempt
 
@@ -188,28 +185,6 @@ def wait_gone(tag: str, timeout_s: float = 2 * GONE_S) -> float:
         assert time.monotonic() < began + timeout_s, f"still alive: {left}"
         time.sleep(0.005)
     return time.monotonic() - began
-
-
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> None:
-    """Wait until a condition holds."""
-    until = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < until, f"waited in vain for {what}"
-        time.sleep(0.002)
-
-
-def wait_dead(pid: int, timeout_s: float = WAIT_S) -> None:
-    """Wait until a process has ended (it may still be a zombie)."""
-    wait_until(lambda: state_of(pid) in "ZX", f"the end of process {pid}", timeout_s)
-
-
-def state_of(pid: int) -> str:
-    """Return the letter of a process's state, X if there is none."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return "X"
-    return text[text.rindex(")") + 2]
 
 
 # ---- checks ---------------------------------------------------------------------------------------------------------

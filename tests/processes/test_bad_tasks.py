@@ -34,7 +34,8 @@ from taskpool import (
 )
 from taskpool.model import Task
 from tests.processes import evidence
-from tests.processes.evidence import wait_dead, wait_gone, wait_until
+from tests.processes.evidence import wait_gone
+from tests.waiting import wait_dead, wait_file, wait_until
 
 WAIT_S = 30.0
 GRACE_S = 0.3
@@ -74,10 +75,6 @@ def others_are_well(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def pid() -> int:
     return os.getpid()
-
-
-def began(flag: Path) -> None:
-    wait_until(flag.exists, "a body")
 
 
 def ended(pool: Pool, future: Any) -> Task:
@@ -187,7 +184,7 @@ def test_a_worker_dies_while_it_hands_over_a_result(tmp_path: Path, tag: str) ->
         run = tmp_path / "x.db.d" / "run" / "e1"
         for n in range(6):
             future = pool.submit(much, str(tmp_path / f"flag{n}"))
-            began(tmp_path / f"flag{n}")
+            wait_file(tmp_path / f"flag{n}")
             (worker,) = [worker.pid for worker in pool.stats().workers if worker.task_id == future.id] or [0]
             size = (15 << 20) * n // 6
             while not future.done() and not any(at_least(file, size) for file in run.glob("*.spill")):
@@ -302,7 +299,7 @@ def wait_for_a_lock(flag: str) -> None:
 def test_a_body_that_cannot_be_cancelled_is_killed(pool: Pool, tmp_path: Path, body: Callable[[str], Any]) -> None:
     """After the grace, within a second; and it is cancelled, not failed."""
     future = pool.submit(body, str(tmp_path / "flag"))
-    began(tmp_path / "flag")
+    wait_file(tmp_path / "flag")
     began_at = time.monotonic()
     assert future.cancel()
     with pytest.raises(TaskCancelled):
@@ -331,7 +328,7 @@ def test_a_body_that_hangs_is_killed_at_its_timeout(pool: Pool, tmp_path: Path, 
 
 def test_a_lock_that_is_never_free_can_be_cancelled(pool: Pool, tmp_path: Path) -> None:
     future = pool.submit(wait_for_a_lock, str(tmp_path / "flag"))
-    began(tmp_path / "flag")
+    wait_file(tmp_path / "flag")
     before = pool.stats().restarts
     assert future.cancel(grace=WAIT_S)
     with pytest.raises(TaskCancelled):

@@ -11,10 +11,12 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from taskpool import Client, NoServer, Pool, Status, connect
+from taskpool import Pool, Status
 from taskpool.store.reading import Reader
 from tests.processes.caller_bodies import hold, never, slowly
-from tests.processes.evidence import chance, wait_until
+from tests.processes.evidence import chance
+from tests.serving import reached, start_server
+from tests.waiting import wait_until
 
 SCRIPT = str(Path(__file__).with_name("caller_script.py"))
 TASKS = 400
@@ -23,22 +25,6 @@ WAIT_S = 60.0
 
 def start_caller(place: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, SCRIPT, str(place)], stderr=subprocess.DEVNULL)
-
-
-def start_server(path: Path) -> subprocess.Popen[bytes]:
-    serve = [sys.executable, "-m", "taskpool", "-C", str(path), "serve", "--workers", "1"]
-    return subprocess.Popen(serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def reached(path: Path) -> Client:
-    """Connect as soon as somebody serves."""
-    until = time.monotonic() + WAIT_S
-    while True:
-        try:
-            return connect(path)
-        except NoServer:
-            assert time.monotonic() < until, "no server comes"
-            time.sleep(0.01)
 
 
 def succeeded(path: Path) -> int:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 
-from taskpool import Pool, PoolStopped
+from taskpool import Pool
 from taskpool.clock import US
 from taskpool.store.reading import Reader
-from tests.processes.evidence import WAIT_S, chance, note, wait_gone
+from tests.processes import evidence
+from tests.processes.evidence import chance, note, wait_gone
+from tests.processes.killing import POINTS, drive_to, killed
+from tests.waiting import wait_dead, wait_until
 
 POLICIES = {"all": "allow", "last": "skip", "skip": "cancel_previous"}
-POINTS = ("commit.before", "commit.inside", "commit.after", "start.after", "reply.before")
 
 
 def tick(place: str) -> None:
@@ -30,6 +29,10 @@ def add(pool: Pool, place: Path) -> None:
     for missed, overlap in POLICIES.items():
         pool.add_cron("@every 1s", tick, str(place), name=missed, missed=missed, overlap=overlap)  # type: ignore[arg-type]
     pool.add_cron("@every 1s", tick, str(place), name="queue", missed="all", overlap="queue")
+
+
+def made(pool: Pool) -> int:
+    return sum(schedule.total for schedule in pool.cron_jobs())
 
 
 def check(place: Path) -> int:
@@ -58,9 +61,7 @@ def finish(place: Path) -> None:
     with Pool(place / "x.db", workers=2, durability="process") as pool:
         for name in [*POLICIES, "queue"]:
             pool.pause_cron(name)
-        until = time.monotonic() + WAIT_S
-        while pool.count(status=["pending", "queued", "running", "retrying"]) and time.monotonic() < until:
-            time.sleep(0.02)
+        evidence.finish(pool)
     with Reader(place / "x.db") as reader:
         rows = [one for schedule in reader.schedules() for one in reader.occurrences(schedule.name, 100_000)]
         assert all(one.outcome != "queued" for one in rows)
@@ -70,35 +71,26 @@ def finish(place: Path) -> None:
 def test_kill_9_while_schedules_fire(place: Path, tag: str) -> None:
     random_ = chance("cron kills")
     for kill in range(8):
-        with pytest.raises(PoolStopped), Pool(place / "x.db", workers=2, durability="process") as pool:
+        with killed(place / "x.db") as pool:
             if not kill:
                 add(pool, place)
             # Around the second, when they fire.
             time.sleep((1.0 - time.time() % 1.0 + random_.uniform(-0.01, 0.03)) % 1.0)
-            os.kill(pool.pid, signal.SIGKILL)
-            pool.submit(time.sleep, 0)
         wait_gone(tag)
         check(place)
     finish(place)
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_between_two_steps(place: Path, tag: str, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+def test_killed_between_two_steps(place: Path, tag: str, point: str) -> None:
     """At each step of a turn that fires."""
     with Pool(place / "x.db", workers=2, durability="process") as pool:
         add(pool, place)
-    for count in (4, 9):
-        monkeypatch.setenv("TASKPOOL_FAULTS_ENABLED", "1")
-        monkeypatch.setenv("TASKPOOL_FAULT", f"{point}:{count}:kill")
-        try:
-            with Pool(place / "x.db", workers=2, durability="process") as pool:
-                supervisor = psutil.Process(pool.pid)
-                supervisor.wait(WAIT_S)
-        except PoolStopped:
-            pass
-        monkeypatch.delenv("TASKPOOL_FAULT")
-        monkeypatch.delenv("TASKPOOL_FAULTS_ENABLED")
+    for nth in (4, 9):
+        drive_to(place / "x.db", point, nth, lambda pool: wait_dead(pool.pid), workers=2)
         wait_gone(tag)
         check(place)
-    time.sleep(1.0)
+    with Pool(place / "x.db", workers=2, durability="process") as pool:
+        fired = made(pool)
+        wait_until(lambda: made(pool) > fired, "one more to fire")
     finish(place)

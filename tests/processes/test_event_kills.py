@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sqlite3
-import time
 from pathlib import Path
 
-import pytest
-
-from taskpool import Pool, PoolStopped, TaskEvent, stored_events
+from taskpool import Pool, TaskEvent, stored_events
 from taskpool.core.lifecycle import MOVES
 from taskpool.model import Status
 from taskpool.store.eventlog import START, Place
 from tests.processes.evidence import chance, wait_gone, wait_lines, work
+from tests.processes.killing import killed
 
 KILLS = 8
 TASKS = 40  # of each run
@@ -58,14 +54,11 @@ def test_kill_9_leaves_no_gap_in_the_log(place: Path, tag: str) -> None:
         return seen[-1].seq if seen else START
 
     for _ in range(KILLS):
-        with pytest.raises(PoolStopped), Pool(place / "x.db", workers=2, durability="process") as pool:
+        with killed(place / "x.db") as pool:
             pool.on(seen.append, since=since())
             for n in range(TASKS):
                 pool.options(max_attempts=1 + n % 2).submit_nowait(odd, str(place), n)
             lines = len(wait_lines(place, lines + random_.randrange(1, TASKS)))
-            os.kill(pool.pid, signal.SIGKILL)
-            while True:
-                pool.submit(time.sleep, 0)  # until it is known
         wait_gone(tag)
         assert seen == check(place)[: len(seen)], "what was told is in the log, in that order"
     with Pool(place / "x.db", workers=2, durability="process") as pool:

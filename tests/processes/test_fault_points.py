@@ -23,6 +23,7 @@ from taskpool.wire.messages import Accepted, Submit
 from tests.processes import evidence
 from tests.processes.evidence import check, drive, finish, read_evidence, submit, wait_gone
 from tests.processes.raw_client import RawClient
+from tests.waiting import wait_until
 
 WAIT_S = evidence.WAIT_S
 MIGRATOR = str(Path(__file__).with_name("store_migrator.py"))
@@ -54,7 +55,7 @@ def test_every_point_is_tried() -> None:
 
 def wait_ready(pool: Pool, workers: int) -> None:
     """Wait until so many workers wait for work."""
-    evidence.wait_until(lambda: sum(1 for worker in pool.stats().workers if worker.pid) >= workers, "workers")
+    wait_until(lambda: sum(1 for worker in pool.stats().workers if worker.pid) >= workers, "workers")
 
 
 def go_on(place: Path, tag: str, *, again_max: int, workers: int = 2) -> evidence.Checked:
@@ -270,7 +271,7 @@ def test_half_a_task_is_never_run(place: Path, tag: str) -> None:
         (pid,) = {worker.pid for worker in pool.stats().workers if worker.state != "spare"}
         os.kill(pid, signal.SIGSTOP)
         future = pool.submit(take, str(place), 1, b"x" * 4_000_000)
-        evidence.wait_until(lambda: pool.get(future.id).status == "running", "its start")
+        wait_until(lambda: pool.get(future.id).status == "running", "its start")
         os.kill(pool.pid, signal.SIGKILL)
         future.result(WAIT_S)
     wait_gone(tag)
@@ -289,15 +290,15 @@ def test_nothing_runs_again_before_its_last_process_is_dead(place: Path, tag: st
     """Supervisor and zygote are killed at once, so that a daemon of the body lives on until the next start finds it."""
     with pytest.raises(PoolStopped), Pool(place / "x.db", workers=1, durability="process") as pool:
         future = submit(pool, place, 1, fn=tick_and_hold)
-        evidence.wait_until(lambda: (place / "ticks").exists(), "a daemon")
+        wait_until(lambda: (place / "ticks").exists(), "a daemon")
         zygote = next(pid for pid, name in evidence.tagged(tag).items() if name == "tp-zygote")
         os.kill(pool.pid, signal.SIGSTOP)  # so that it does not start another
         os.kill(zygote, signal.SIGKILL)
         os.kill(pool.pid, signal.SIGKILL)
         future.result(WAIT_S)
-    evidence.wait_until(lambda: len(evidence.tagged(tag)) == 1, "the end of all but the daemon")
+    wait_until(lambda: len(evidence.tagged(tag)) == 1, "the end of all but the daemon")
     ticks = (place / "ticks").stat().st_size
-    evidence.wait_until(lambda: (place / "ticks").stat().st_size > ticks, "another tick")
+    wait_until(lambda: (place / "ticks").stat().st_size > ticks, "another tick")
     (place / "go").touch()
     with Pool(place / "x.db", workers=1, durability="process") as pool:
         assert pool.future(future.id).result(WAIT_S) == (1, 2)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sqlite3
 import time
 from pathlib import Path
 
 import pytest
 
-from taskpool import Pool, PoolStopped
+from taskpool import Pool
 from taskpool.core import graph
 from taskpool.core.lifecycle import TERMINAL
-from tests.processes.evidence import WAIT_S, chance, note, wait_gone
+from tests.processes import evidence
+from tests.processes.evidence import chance, note, wait_gone
+from tests.processes.killing import POINTS, drive_to, killed
 
-POINTS = ("commit.before", "commit.inside", "commit.after", "start.after", "reply.before")
 LAYERS, WIDTH = 12, 8
 
 
@@ -73,15 +72,9 @@ def check(place: Path) -> dict[str, int]:
         db.close()
 
 
-def wait_all(pool: Pool) -> None:
-    until = time.monotonic() + WAIT_S
-    while pool.count(status=["pending", "queued", "running", "retrying"]) and time.monotonic() < until:
-        time.sleep(0.02)
-
-
 def finish(place: Path) -> None:
     with Pool(place / "x.db", workers=2, durability="process") as pool:
-        wait_all(pool)
+        evidence.finish(pool)
     counts = check(place)
     assert counts.keys() <= TERMINAL, counts
     assert counts["succeeded"] > LAYERS
@@ -92,31 +85,24 @@ def finish(place: Path) -> None:
 def test_kill_9_while_a_graph_runs(place: Path, tag: str) -> None:
     random_ = chance("graph kills")
     for kill in range(10):
-        with pytest.raises(PoolStopped), Pool(place / "x.db", workers=2, durability="process") as pool:
+        with killed(place / "x.db") as pool:
             if not kill:
                 submit(pool, place)
-            time.sleep(random_.uniform(0.0, 0.03))
-            os.kill(pool.pid, signal.SIGKILL)
-            pool.submit(time.sleep, 0)
+            time.sleep(random_.uniform(0.0, 0.03))  # the moment is to be one of chance
         wait_gone(tag)
         check(place)
     finish(place)
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_between_two_steps_of_a_turn(place: Path, tag: str, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
-    for count in (2, 3, 4, 5, 7):
-        monkeypatch.setenv("TASKPOOL_FAULTS_ENABLED", "1")
-        monkeypatch.setenv("TASKPOOL_FAULT", f"{point}:{count}:kill")
-        try:
-            with Pool(place / "x.db", workers=2, durability="process") as pool:
-                if not pool.flows():
-                    submit(pool, place)
-                wait_all(pool)  # or until it is killed
-        except PoolStopped:
-            pass
-        monkeypatch.delenv("TASKPOOL_FAULT")
-        monkeypatch.delenv("TASKPOOL_FAULTS_ENABLED")
+def test_killed_between_two_steps_of_a_turn(place: Path, tag: str, point: str) -> None:
+    def run(pool: Pool) -> None:
+        if not pool.flows():
+            submit(pool, place)
+        evidence.finish(pool)
+
+    for nth in (2, 3, 4, 5, 7):
+        drive_to(place / "x.db", point, nth, run, workers=2)
         wait_gone(tag)
         check(place)
     with Pool(place / "x.db", workers=2, durability="process") as pool:

@@ -22,9 +22,10 @@ from taskpool.retention import Retention
 from taskpool.supervisor.server import CLIENTS_MAX
 from taskpool.wire import messages as wire
 from tests.processes import evidence
-from tests.processes.evidence import WAIT_S, chance, check, submit, wait_until
+from tests.processes.evidence import WAIT_S, chance, check, submit
 from tests.processes.hostile_requests import frames, requests
 from tests.processes.raw_client import RawClient
+from tests.waiting import wait_until
 
 
 def descriptors(pid: int) -> int:

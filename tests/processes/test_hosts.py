@@ -18,7 +18,8 @@ import pytest
 from taskpool import Pool, PoolStopped, StoreCorrupt, StoreLocked, StoreTooNew, StoreUnusable
 from taskpool.store import schema
 from tests.processes import evidence
-from tests.processes.evidence import WAIT_S, check, finish, submit, wait_dead, wait_gone, wait_lines, wait_until
+from tests.processes.evidence import WAIT_S, check, finish, submit, wait_gone, wait_lines
+from tests.waiting import state_of, wait_dead, wait_until
 
 
 def killed(place: Path, tasks: int = 40) -> None:
@@ -220,7 +221,7 @@ def test_an_owner_that_slept_through_its_end_writes_nothing_more(place: Path, ta
             wait_lines(place, 2)
             process = pool._supervisor.process
             os.kill(pool.pid, signal.SIGSTOP)
-            wait_until(lambda: evidence.state_of(pool.pid) == "T", "the owner to stand still")
+            wait_until(lambda: state_of(pool.pid) == "T", "the owner to stand still")
             with pytest.raises(StoreLocked, match=str(pool.pid)):
                 Pool(place / "x.db", workers=1, durability="process")
             # No second owner is let in by the lock; what a file system that lies about locks would let happen is done by hand.

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from taskpool import Pool, RetryableError, Snooze, controller
-from tests.processes.evidence import WAIT_S, wait_until
+from tests.processes.evidence import WAIT_S
+from tests.waiting import wait_until
 
 NO_TIMES = [float("inf"), float("nan"), 1e300, -1.0]
 

@@ -20,7 +20,8 @@ import pytest
 from taskpool import Pool, PoolStopped, TaskPanicked, TaskTimeout
 from taskpool.engines.node import SWEEP_NS
 from tests.processes import evidence
-from tests.processes.evidence import check, state_of, submit, wait_gone, wait_until
+from tests.processes.evidence import check, submit, wait_gone
+from tests.waiting import state_of, wait_until
 
 WAIT_S = 30.0
 PIDS = Path("/sys/fs/cgroup/pids")

@@ -16,7 +16,8 @@ import pytest
 from taskpool import Pool, PoolStopped, StoreError, StoreUnusable, TaskTimeout
 from taskpool.testing import planted_fault
 from tests.processes import evidence
-from tests.processes.evidence import Reruns, check, finish, submit, wait_dead, wait_gone, wait_until
+from tests.processes.evidence import Reruns, check, finish, submit, wait_gone
+from tests.waiting import wait_dead, wait_until
 
 WAIT_S = evidence.WAIT_S
 SCRIPT = str(Path(__file__).with_name("batch_script.py"))

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from taskpool import Outbox, Pool, PoolStopped
+from taskpool import Outbox, Pool
 from taskpool.store.store import Store
-from taskpool.testing import planted_fault
 from tests.processes import evidence
 from tests.processes.evidence import chance, wait_gone
+from tests.processes.killing import drive_to
+from tests.serving import start_server
+from tests.waiting import wait_until
 
 SCRIPT = str(Path(__file__).with_name("guest_script.py"))
 
@@ -49,15 +51,14 @@ def kill_guests(place: Path, tag: str, kind: str, kills: int, random_: random.Ra
     """Kill guests and, at other moments, the supervisor beside them."""
     path = place / "x.db"
     Store.open(path, durability="process").close()
-    server: subprocess.Popen[bytes] | None = None
-    serve = [sys.executable, "-m", "taskpool", "-C", str(path), "serve", "--workers", "1"]
+    server: subprocess.Popen[str] | None = None
     for run in range(kills):
         guest = start_guest(place, run, kind)
         wanted = orders(place) + random_.randrange(1, 60)
         while orders(place) < wanted:
             assert guest.poll() is None, guest.communicate()[1].decode()
             if server is None:
-                server = subprocess.Popen(serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                server = start_server(path)
             elif random_.random() < 0.02:
                 os.kill(server.pid, signal.SIGKILL)
                 server.wait()
@@ -96,18 +97,12 @@ def test_a_death_while_the_inbox_is_moved(place: Path, tag: str, point: str) -> 
     path = place / "x.db"
     Store.open(path, durability="process").close()
     guest = start_guest(place, 0, "own")
-    while orders(place) < 10:
-        assert guest.poll() is None, guest.communicate()[1].decode()
-        time.sleep(0.001)
+    wait_until(lambda: orders(place) >= 10 or guest.poll() is not None, "orders")
+    assert guest.poll() is None, guest.communicate()[1].decode()
     guest.kill()
     guest.communicate()
     for nth in range(1, 4):
-        with planted_fault(point, nth=nth):
-            try:
-                with Pool(path, workers=1, durability="process") as pool:
-                    evidence.finish(pool)
-            except PoolStopped:
-                pass
+        drive_to(path, point, nth, evidence.finish)
         wait_gone(tag)
     with Pool(path, workers=1, durability="process") as pool:
         evidence.finish(pool)
