@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 
 from taskpool.errors import TaskpoolError
 from taskpool.store.reading import Reader
+from tests.waiting import wait_until
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -132,14 +132,6 @@ def read_until(stream: Any, words: str) -> list[str]:
         if words in line:
             return lines
     raise AssertionError(f"no line with {words!r} in {lines}")
-
-
-def eventually(condition: Callable[[], bool], within_s: float = 30.0) -> None:
-    """Wait until a condition holds that no message announces."""
-    until = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def counts(store: Path) -> dict[str, int]:
@@ -384,7 +376,7 @@ def test_cancel_stops_what_runs(run: Run, gate: Path) -> None:
 
 def test_log_has_what_a_running_task_has_printed_so_far(run: Run, gate: Path) -> None:
     task_id = run("submit", "jobs:talk", str(gate), "--print-id").stdout.strip()
-    eventually(lambda: "so good" in run("log", task_id).stdout)
+    wait_until(lambda: "so good" in run("log", task_id).stdout, "what it printed")
     assert run("log", task_id).stdout == "so far\nso good\n"  # nobody's look takes it away from the next
     assert run("log", task_id, "-n", "1").stdout == "so good\n"
     gate.touch()
@@ -625,7 +617,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(home: Path, gate: Path, start
     words = ["run", "jobs.py:noted", *map(str, range(6)), "--workers", "1", "--json"]
     notes.touch()
     first = start(home, "z.db", *words, **env)
-    eventually(lambda: "3\n" in notes.read_text())
+    wait_until(lambda: "3\n" in notes.read_text(), "the third")
     first.kill()
     assert first.wait(30) == -signal.SIGKILL
     gate.touch()
@@ -639,7 +631,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(home: Path, gate: Path, start
 
 def test_ctrl_c_stops_a_run_and_the_rest_waits(home: Path, gate: Path, start: Start) -> None:
     first = start(home, "z.db", "run", "jobs.py:hold", str(gate), "--workers", "1")
-    eventually(lambda: counts(home / "z.db").get("running") == 1)
+    wait_until(lambda: counts(home / "z.db").get("running") == 1, "its begin")
     first.send_signal(signal.SIGINT)
     assert first.wait(30) == 130
     _, words = first.communicate()

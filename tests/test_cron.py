@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +21,7 @@ from taskpool.store.store import Store
 from taskpool.timetable import next_after
 from tests.scheduler_rig import CLIENT, Rig, of, the
 from tests.store_rig import T0, insert, start
+from tests.waiting import wait_until
 
 WAIT_S = 30
 
@@ -319,10 +319,7 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
 def test_a_schedule_fires_by_itself(pool: Pool) -> None:
     schedule = pool.add_cron("@every 1s", double, 21, name="ticks", tags=["cron"])
     assert (schedule.call, schedule.sentence, schedule.tz) == (f"{schedule.handler}()", "Every 1s", "UTC")
-    until = time.monotonic() + WAIT_S
-    while not (history := pool.cron_history("ticks")) and time.monotonic() < until:
-        time.sleep(0.01)
-    first = history[-1]
+    first = wait_until(lambda: pool.cron_history("ticks"), "its first time")[-1]
     assert first.task_id is not None
     assert pool.future(first.task_id).result(WAIT_S) == 42
     made = pool.get(first.task_id)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from taskpool.errors import TaskpoolError
 from taskpool.store.reading import Reader
+from tests.waiting import wait_until
 
 DEMO = Path(__file__).parent.parent / "examples" / "hardest_functions.py"
 
@@ -31,10 +31,7 @@ def test_killed_in_the_middle_it_goes_on_and_prints_the_same_report(tmp_path: Pa
     words = [sys.executable, str(DEMO), "--store", str(store), "--workers", "2"]
     first = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        until = time.monotonic() + 60
-        while _finished(store) < 50:
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        wait_until(lambda: _finished(store) >= 50, "50 of its tasks")
         first.send_signal(signal.SIGKILL)
         assert first.wait(30) == -signal.SIGKILL
     finally:

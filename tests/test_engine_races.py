@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,9 +13,10 @@ from taskpool.engines import link as link_module
 from taskpool.engines.preparation import describe_main
 from taskpool.wire import barrier
 from taskpool.wire.messages import Prepare
-from taskpool.wire.page import CURRENT, HEAD, LIMIT, NO_LIMIT
+from taskpool.wire.page import CURRENT, LIMIT, NO_LIMIT, RingReader
 from tests import engine_bodies as bodies
 from tests.engine_rig import Rig
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -46,13 +46,7 @@ def hold(monkeypatch: pytest.MonkeyPatch, module: object, wait: Callable[[], obj
 def until_word(rig: Rig, worker: int, index: int, value: int) -> Callable[[], None]:
     words = rig.node._links[worker].page.words
 
-    def wait() -> None:
-        end = time.monotonic() + 10
-        while words[index] != value:
-            assert time.monotonic() < end
-            time.sleep(0.0005)
-
-    return wait
+    return lambda: wait_until(lambda: words[index] == value, f"word {index} to become {value}")
 
 
 def test_a_kill_that_comes_as_its_job_ends_kills_nobody_and_loses_nothing(
@@ -82,23 +76,17 @@ def test_a_take_back_while_the_worker_passes_over_all_of_it(rig: Rig, monkeypatc
     worker = rig.ready(1)
     first, *_, last = rig.send(worker, (bodies.nap, 0.1), (bodies.double, 1), (bodies.double, 2))
     rig.begun(worker, first)
-    words = rig.node._links[worker].page.words
-    head = words[HEAD]
+    ring, records = RingReader(rig.node._links[worker].page), []
 
     def wait() -> None:
-        end = time.monotonic() + 10
-        seen = head
-        while time.monotonic() < end:  # a report and two records of what was passed over, then silence
-            time.sleep(0.05)
-            if words[HEAD] == seen != head:
-                return
-            seen = words[HEAD]
+        while len(records) < 3:  # a report and two records of what was passed over
+            records.extend(wait_until(ring.read, "another record"))
 
     hold(monkeypatch, intake_module, wait)
     rig.engine.take_back(worker, first)
     assert rig.wait(ev.TakenBack).above == first
     assert rig.wait(ev.Passed).n == last
-    assert words[LIMIT] == NO_LIMIT
+    assert rig.node._links[worker].page.words[LIMIT] == NO_LIMIT
     assert rig.call(worker, bodies.double, 2) == 4
 
 

@@ -7,13 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from taskpool.errors import TaskpoolError
 from taskpool.store.reading import Reader
+from tests.waiting import wait_until
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -41,10 +41,7 @@ def test_montecarlo_killed_and_run_again_gives_the_same_digits(tmp_path: Path) -
     undisturbed = run(*words, "--store", "a.db", place=tmp_path).splitlines()
     first = subprocess.Popen([*words, "--store", "b.db"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        until = time.monotonic() + 60
-        while finished(tmp_path / "b.db") < 5:
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        wait_until(lambda: finished(tmp_path / "b.db") >= 5, "5 of its tasks")
         first.send_signal(signal.SIGKILL)
     finally:
         first.kill()

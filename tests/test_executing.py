@@ -38,6 +38,7 @@ from taskpool.core import events as ev
 from taskpool.model import Options, TaskError
 from taskpool.wire import messages as wire
 from tests.scheduler_rig import CLIENT, Rig, of, the
+from tests.waiting import wait_file, wait_until
 
 WAIT_S = 30.0
 PID = 4711
@@ -304,8 +305,7 @@ def test_a_caller_counts_in_its_queue_and_in_what_it_says_it_needs() -> None:
 
 def hold(path: str) -> None:
     """Keep the worker until somebody writes the file."""
-    while not Path(path).exists():
-        time.sleep(0.005)
+    wait_file(path)
 
 
 def add(a: int, b: int = 1) -> int:
@@ -326,17 +326,10 @@ def pool(tmp_path: Path) -> Iterator[Pool]:
     """A pool whose one worker is kept busy."""
     with Pool(tmp_path / "x.db", workers=1) as pool:
         busy = pool.submit(hold, str(tmp_path / "go"))
-        wait_for(lambda: busy.status == "running")
+        wait_until(busy.running, "its begin")
         yield pool
         pool.cancel(Filter(statuses=("queued", "pending", "retrying")))
         (tmp_path / "go").touch()
-
-
-def wait_for(holds: Any) -> None:
-    until = time.monotonic() + WAIT_S
-    while not holds():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.005)
 
 
 def test_the_handler_runs_in_this_process(pool: Pool) -> None:
@@ -510,7 +503,7 @@ def test_an_attempt_that_overruns_is_given_up_and_the_caller_is_told(pool: Pool)
 
     def execute(task: Task) -> str:
         ctl = taskpool.controller()
-        wait_for(lambda: ctl.cancelled)
+        wait_until(lambda: ctl.cancelled, "the cancel")
         return "too late"
 
     with pytest.raises(StaleVersion, match="given up before this came"):
@@ -528,7 +521,7 @@ def test_a_soft_timeout_is_raised_where_the_body_asks(pool: Pool) -> None:
     def execute(task: Task) -> str:
         ctl = taskpool.controller()
         try:
-            wait_for(lambda: ctl.raise_if_cancelled())
+            wait_until(ctl.raise_if_cancelled, "the exception")
         except SoftTimeout:
             ctl.raise_if_cancelled()  # once
             return "cut short"
@@ -568,7 +561,7 @@ def test_who_stops_waiting_for_its_turn_leaves_nothing_running(pool: Pool) -> No
     link = pool._link
     task_id = future.id
     link.request_soon(lambda seq: wire.Execute(seq, task_id))
-    wait_for(lambda: pool.get(task_id).interruptions == 1)
+    wait_until(lambda: pool.get(task_id).interruptions == 1, "the interruption")
     assert not link.told
 
 
@@ -604,12 +597,12 @@ def test_what_is_no_report_is_refused(pool: Pool) -> None:
 def test_a_pool_that_is_stopped_meanwhile(tmp_path: Path) -> None:
     pool = Pool(tmp_path / "x.db", workers=1)
     busy = pool.submit(hold, str(tmp_path / "go"))
-    wait_for(lambda: busy.status == "running")
+    wait_until(busy.running, "its begin")
     future = pool.submit(add, 1)
 
     def execute(task: Task) -> str:
         pool.stop(0.0)
-        wait_for(lambda: pool._link.stopped)
+        wait_until(lambda: pool._link.stopped, "the end")
         assert taskpool.controller().cancelled
         return "too late"
 

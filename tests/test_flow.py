@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from taskpool import Flow, InvalidPayload, InvalidTask, NotFound, Pool, TaskCancelled, task
 from taskpool.doors.flow import Step
 from taskpool.store.reading import Reader
+from tests.waiting import wait_file
 
 
 @dataclasses.dataclass
@@ -58,8 +58,7 @@ def fail_unless(path: str, value: int = 0) -> int:
 
 
 def wait_for(path: str) -> str:
-    while not Path(path).exists():
-        time.sleep(0.002)
+    wait_file(path)
     return path
 
 

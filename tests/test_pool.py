@@ -41,6 +41,7 @@ from taskpool import (
     controller,
     task,
 )
+from tests.waiting import wait_file, wait_until
 
 WAIT_S = 30
 
@@ -161,14 +162,6 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
         yield pool
 
 
-def began(flag: Path) -> None:
-    """Wait until a body has touched its flag."""
-    until = time.monotonic() + WAIT_S
-    while not flag.exists():
-        assert time.monotonic() < until, "the body never began"
-        time.sleep(0.002)
-
-
 def test_functions_of_all_sorts(pool: Pool) -> None:
     """By name, by value, builtin, partial, method; arguments of any type."""
     offset = 10
@@ -263,7 +256,7 @@ def test_cancelling_what_waits_and_what_runs(pool: Pool, tmp_path: Path) -> None
         waiting.result(WAIT_S)
     assert waiting.cancelled()
     running = pool.submit(begin_and_nap, str(tmp_path / "a"))
-    began(tmp_path / "a")
+    wait_file(tmp_path / "a")
     assert running.running()
     assert running.cancel()
     with pytest.raises(cf.CancelledError):
@@ -368,7 +361,7 @@ def test_await_and_cancelled_scopes(pool: Pool, tmp_path: Path) -> None:
         assert await pool.submit(add, 1, 2) == 3
         assert await asyncio.wrap_future(pool.submit(add, 1, 2)) == 3
         future = pool.submit(begin_and_nap, str(tmp_path / "flag"))
-        await asyncio.to_thread(began, tmp_path / "flag")
+        await asyncio.to_thread(wait_file, tmp_path / "flag")
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(_awaited(future), 0.05)
         assert future.cancelled()
@@ -481,7 +474,7 @@ def test_what_waits_and_what_runs_survives_an_exception(tmp_path: Path) -> None:
     with pytest.raises(KeyError), Pool(store, workers=1) as pool:
         running = pool.submit(begin_and_nap, str(tmp_path / "a"))
         waiting = pool.submit(add, 2, 3)
-        began(tmp_path / "a")
+        wait_file(tmp_path / "a")
         raise KeyError
     for future in (running, waiting):
         with pytest.raises(PoolStopped):
@@ -500,7 +493,7 @@ def test_kill_9_of_the_supervisor_is_told_at_once(tmp_path: Path) -> None:
         done = pool.submit(add, 1, 2)
         assert done.result(WAIT_S) == 3
         futures = [pool.submit(begin_and_nap, str(tmp_path / "a")), *pool.submit_many(add, range(5))]
-        began(tmp_path / "a")
+        wait_file(tmp_path / "a")
         os.kill(pool.pid, signal.SIGKILL)
         for future in futures:
             with pytest.raises(PoolStopped, match="SIGKILL"):
@@ -518,11 +511,11 @@ def test_leaving_a_pool_whose_supervisor_dies_is_no_success(tmp_path: Path, capf
     told = r"SIGKILL: 1 of its tasks had not ended; .*x\.db goes on"
     with pytest.raises(PoolStopped, match=told), Pool(tmp_path / "x.db", workers=1) as pool:
         pool.submit(begin_and_nap, str(tmp_path / "a"))
-        began(tmp_path / "a")
+        wait_file(tmp_path / "a")
         threading.Timer(0.2, os.kill, (pool.pid, signal.SIGKILL)).start()
     with Pool(workers=1) as pool:
         future = pool.submit(begin_and_nap, str(tmp_path / "b"))
-        began(tmp_path / "b")
+        wait_file(tmp_path / "b")
         os.kill(pool.pid, signal.SIGKILL)
         assert isinstance(future.exception(WAIT_S), PoolStopped)
     assert "SIGKILL: 1 of its tasks had not ended\n" in capfd.readouterr().err
@@ -618,10 +611,7 @@ def processes_of(store: Path) -> list[str]:
 
 def gone(store: Path) -> None:
     """Wait until no process holds anything of a store."""
-    until = time.monotonic() + WAIT_S
-    while processes_of(store):
-        assert time.monotonic() < until, processes_of(store)
-        time.sleep(0.01)
+    wait_until(lambda: not processes_of(store), "the end of all that hold it")
 
 
 SLOW_SCRIPT = """
@@ -647,7 +637,7 @@ def test_a_script_is_ended_and_run_again(tmp_path: Path, end: signal.Signals) ->
     """Nothing outlives it, nothing finished is done again, and the second run has the whole result."""
     command = [*script(tmp_path, SLOW_SCRIPT), str(tmp_path)]
     first = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    began(tmp_path / "begun-3")
+    wait_file(tmp_path / "begun-3")
     first.send_signal(end)
     _, errors = first.communicate(timeout=WAIT_S)
     assert first.returncode == -end
@@ -682,7 +672,7 @@ def test_a_script_may_let_its_tasks_drain(tmp_path: Path) -> None:
         """,
     )
     first = subprocess.Popen([*command, str(tmp_path)], env=environment())
-    began(tmp_path / "begun")
+    wait_file(tmp_path / "begun")
     first.kill()
     first.wait(WAIT_S)
     (tmp_path / "go").touch()
@@ -864,9 +854,9 @@ def test_ctrl_c_tells_what_runs_to_stop_and_another_kills_it(tmp_path: Path, pla
         process = subprocess.Popen(
             [*command, str(store), manners, place], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        began(store / "begun")
+        wait_file(store / "begun")
         process.send_signal(signal.SIGINT)
-        began(store / "told")
+        wait_file(store / "told")
         if manners == "stubborn":
             assert process.stderr is not None
             while "Ctrl-C kills them" not in process.stderr.readline():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from taskpool import InvalidSettings, Pool, config
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from tests.scheduler_rig import Rig, of
+from tests.waiting import wait_until
 
 IDLE_NS = 1_000_000_000
 
@@ -119,8 +119,7 @@ def test_sizes_that_make_no_sense_are_refused() -> None:
 def meet(directory: str, me: int, others: int) -> int:
     """Return when so many bodies run at the same time."""
     Path(directory, str(me)).touch()
-    while len(list(Path(directory).iterdir())) < others:
-        time.sleep(0.005)
+    wait_until(lambda: len(list(Path(directory).iterdir())) >= others, "the others")
     return me
 
 
@@ -128,7 +127,4 @@ def test_a_pool_grows_with_its_work_and_shrinks_again(tmp_path: Path) -> None:
     with Pool(workers=1, max_workers=3, worker_idle=0.1) as pool:
         futures = [pool.submit(meet, str(tmp_path), number, 3) for number in range(3)]
         assert [future.result(60) for future in futures] == [0, 1, 2], "three bodies that wait for each other need three workers"
-        until = time.monotonic() + 60
-        while sum(worker.state != "spare" for worker in pool.stats().workers) > 1:
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        wait_until(lambda: sum(worker.state != "spare" for worker in pool.stats().workers) == 1, "the workers to leave")

@@ -25,6 +25,7 @@ from taskpool import (
     wait,
 )
 from taskpool.worker.controller import current
+from tests.waiting import wait_file
 
 
 def note(file: str) -> None:
@@ -36,8 +37,7 @@ def note(file: str) -> None:
 
 
 def hold(gate: str) -> str:
-    while not Path(gate).exists():
-        time.sleep(0.005)
+    wait_file(gate)
     return "let go"
 
 

@@ -14,16 +14,10 @@ import pytest
 
 from taskpool import Controller, Flow, Pool, PoolStopped, Queue, QueueFull, Step, TaskCancelled, task
 from taskpool.testing import planted_fault
+from tests.waiting import wait_file
 
 ROOT = Path(__file__).parents[1]
 WAIT_S = 30
-
-
-def appear(path: Path) -> None:
-    until = time.monotonic() + WAIT_S
-    while not path.exists():
-        assert time.monotonic() < until, path
-        time.sleep(0.002)
 
 
 def count_up(ctl: Controller, place: str) -> int:
@@ -61,7 +55,7 @@ def test_a_checkpoint_is_found_by_the_attempt_after_an_interruption(tmp_path: Pa
     store = tmp_path / "x.db"
     with pytest.raises(PoolStopped), Pool(store, workers=1) as pool:
         future = pool.submit(count_up, str(tmp_path))
-        appear(tmp_path / "saved")
+        wait_file(tmp_path / "saved")
         os.kill(pool.pid, signal.SIGKILL)
         future.result(WAIT_S)
     with Pool(store, workers=1) as pool:
@@ -75,7 +69,7 @@ def test_what_did_not_succeed_of_a_batch_gets_another_round(tmp_path: Path) -> N
     jobs = [(str(tmp_path), n) for n in range(4)]
     with Pool(tmp_path / "x.db", workers=2, durability="process") as pool:
         results = pool.map(note, jobs, batch="notes", return_exceptions=True)
-        appear(tmp_path / "hangs")
+        wait_file(tmp_path / "hangs")
         assert pool.cancel(3).ids == [3], "the one that hangs"
         found = list(results)
         assert (found[0], str(found[1])) == (0, "not yet repaired")
@@ -95,7 +89,7 @@ def test_what_lives_of_a_batch_is_attached_to(tmp_path: Path) -> None:
     jobs = [(str(tmp_path), n) for n in (0, 2, 3)]
     with Pool(tmp_path / "x.db", workers=2, durability="process") as pool:
         first = pool.map(note, jobs, batch="notes", return_exceptions=True)
-        appear(tmp_path / "hangs")
+        wait_file(tmp_path / "hangs")
         second = pool.map(note, jobs, batch="notes", return_exceptions=True)
         assert next(second) == 0
         pool.cancel(2)
@@ -167,7 +161,7 @@ def test_a_new_pool_waits_for_the_supervisor_of_a_script_that_was_killed(tmp_pat
     program.write_text(textwrap.dedent(OWNER))
     command, environment = [sys.executable, str(program), str(tmp_path)], {**os.environ, "PYTHONPATH": str(ROOT)}
     script = subprocess.Popen(command, env=environment)
-    appear(tmp_path / "begun")
+    wait_file(tmp_path / "begun")
     script.kill()
     script.wait(WAIT_S)
     again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=WAIT_S, check=False)

@@ -14,6 +14,7 @@ import pytest
 
 from taskpool.worker import shell
 from taskpool.worker.shell import CommandFailed, run_command
+from tests.waiting import wait_until
 
 
 def test_words_are_run_as_they_are_and_a_line_by_the_shell() -> None:
@@ -83,10 +84,7 @@ def test_a_cancel_ends_the_command_and_its_children() -> None:
     finally:
         process.kill()
         process.communicate()
-    until = time.monotonic() + 30
-    while _lives(grandchild):
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    wait_until(lambda: not _lives(grandchild), "the end of the child")
 
 
 def _lives(pid: int) -> bool:

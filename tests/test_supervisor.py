@@ -12,6 +12,7 @@ import pytest
 from taskpool import Pool, track
 from taskpool.supervisor import server
 from taskpool.wire.poller import Poller
+from tests.waiting import wait_until
 
 WAIT_S = 30.0
 
@@ -29,15 +30,13 @@ def test_the_last_progress_of_an_ended_task_stays(tmp_path: Path) -> None:
         other = pool.submit(_count, 600, 0.05)
         ends = [pool.submit(_count, 10 + n, 0.03) for n in range(3)]
         assert [future.result(WAIT_S) for future in ends] == [10, 11, 12]
-        seen = 0.0
-        until = time.monotonic() + WAIT_S
-        saved = 0
-        while saved < 2:  # two savings later
-            assert time.monotonic() < until
+
+        def saved() -> float:
             progress = pool.get(other.id).progress
-            if progress is not None and progress.done != seen:
-                seen, saved = progress.done, saved + 1
-            time.sleep(0.02)
+            return progress.done if progress else 0.0
+
+        first = wait_until(saved, "a saving")
+        wait_until(lambda: saved() != first, "another saving")
         for future in ends:
             progress = pool.get(future.id).progress
             assert progress is not None

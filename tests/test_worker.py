@@ -26,6 +26,7 @@ from taskpool.wire.limits import MESSAGE_BYTES_MAX, TRACEBACK_BYTES_MAX
 from taskpool.wire.messages import CANCELLED, ERROR, OK, SNOOZED, SOFT_TIMEOUT, Checkpointed, Job, Report, Skipped
 from taskpool.wire.page import HEAD, RING_BYTES, TAIL, Page
 from taskpool.worker.attempt import Surroundings, run_attempt
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -123,12 +124,8 @@ def test_a_full_ring_is_waited_for(rig: Rig) -> None:
     jobs = [rig.job(bytes, 50_000) for _ in range(30)]
     rig.send(*jobs)
     got = rig.ring.read()
-    for _ in range(1000):  # read, but do not release
-        got += rig.ring.read()
-        if len(got) == 5:
-            break
-        time.sleep(0.005)
-    assert len(got) == 5, "so many fit"
+    while len(got) < 5:  # so many fit; they are read, and not released
+        got += wait_until(rig.ring.read, "another record")
     assert rig.page.words[HEAD] - rig.page.words[TAIL] <= RING_BYTES
     rig.ring.release()
     rig.report(jobs[-1].n)

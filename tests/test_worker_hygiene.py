@@ -21,6 +21,7 @@ from worker_rig import Rig
 
 from taskpool.wire.messages import OK, Report
 from taskpool.worker.interrupt import INTERRUPT_SIGNAL
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -215,16 +216,12 @@ def test_a_worker_that_cannot_be_cleaned_says_so_and_begins_nothing_more(rig: Ri
     report = rig.report(1)
     assert (report.outcome, report.dirty) == (OK, True)
     rig.send(rig.job(os.getpid))
-    for _ in range(20):
-        rig.pump(0.005)
+    rig.conn.close()  # it finds what was sent before that end
+    wait_until(lambda: os.waitpid(rig.pid, os.WNOHANG) != (0, 0), "its end")
+    rig.pid = 0
+    rig.collect()
     assert len(rig.records) == 1
     assert rig.page.current() == (0, 0, 0)
-    rig.conn.close()
-    give_up = time.monotonic() + 30
-    while os.waitpid(rig.pid, os.WNOHANG) == (0, 0):
-        assert time.monotonic() < give_up
-        time.sleep(0.005)
-    rig.pid = 0
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and resource.getrlimit(resource.RLIMIT_CORE)[1] == 0, reason="the limit is 0 already")

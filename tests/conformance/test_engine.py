@@ -15,6 +15,7 @@ from taskpool.engines.engine import Limits
 from taskpool.wire.messages import CANCELLED, ERROR
 from tests import engine_bodies as bodies
 from tests.engine_rig import Rig
+from tests.waiting import wait_file
 
 
 @pytest.fixture
@@ -111,11 +112,10 @@ def test_jobs_behind_a_long_one_are_taken_back_and_never_begin(rig: Rig, tmp_pat
     assert rig.call(worker, bodies.double, 4) == 8
 
 
-def test_what_has_ended_before_the_take_back_is_reported_and_not_taken(rig: Rig) -> None:
+def test_what_has_ended_before_the_take_back_is_reported_and_not_taken(rig: Rig, tmp_path: Path) -> None:
     worker = rig.ready(1)
-    numbers = rig.send(worker, *((bodies.double, x) for x in range(20)))
-    rig.until(lambda: rig.engine.current(worker) == (0, 0))
-    time.sleep(0.05)  # all have ended or are ending; nothing is collected meanwhile
+    numbers = rig.send(worker, *((bodies.double, x) for x in range(20)), (bodies.write, str(tmp_path / "last")))
+    wait_file(tmp_path / "last")  # all have ended or are ending; nothing was collected meanwhile
     rig.engine.take_back(worker, numbers[0])
     taken = rig.wait(ev.TakenBack)
     reported = [report.n for event in rig.events if isinstance(event, ev.Reported) for report in event.reports]

@@ -187,8 +187,7 @@ def test_a_worker_dies_while_it_hands_over_a_result(tmp_path: Path, tag: str) ->
             wait_file(tmp_path / f"flag{n}")
             (worker,) = [worker.pid for worker in pool.stats().workers if worker.task_id == future.id] or [0]
             size = (15 << 20) * n // 6
-            while not future.done() and not any(at_least(file, size) for file in run.glob("*.spill")):
-                time.sleep(0.0005)
+            wait_until(lambda: future.done() or any(at_least(file, size) for file in run.glob("*.spill")), "its bytes")  # noqa: B023
             if worker:
                 os.kill(worker, signal.SIGKILL)
             try:
@@ -540,8 +539,8 @@ def test_the_next_task_finds_a_clean_process(lonely: Pool, tmp_path: Path) -> No
     assert lonely.submit(pid).result(WAIT_S) == before  # the cancels needed no kill
 
 
-def print_later(path: str) -> None:
-    """Leave a thread that acts when the task is over."""
+def print_later(path: str) -> int:
+    """Leave a thread that acts when the task is over, and return the process."""
 
     def act() -> None:
         for _ in range(100):
@@ -550,16 +549,15 @@ def print_later(path: str) -> None:
             time.sleep(0.01)
 
     threading.Thread(target=act).start()
+    return os.getpid()
 
 
 def test_threads_do_not_outlive_their_task(lonely: Pool, tmp_path: Path) -> None:
-    lonely.submit(print_later, str(tmp_path / "log")).result(WAIT_S)
-    future = lonely.submit(time.sleep, 0.3)
-    future.result(WAIT_S)
-    acted = (tmp_path / "log").read_text() if (tmp_path / "log").exists() else ""
+    left = lonely.submit(print_later, str(tmp_path / "log")).result(WAIT_S)
+    future = lonely.submit(pid)
+    assert future.result(WAIT_S) != left
+    wait_dead(left)
     assert "from the thread" not in future.logs()
-    lonely.submit(time.sleep, 0.1).result(WAIT_S)
-    assert acted == ((tmp_path / "log").read_text() if acted else "")
 
 
 # ---- output ---------------------------------------------------------------------------------------------------------

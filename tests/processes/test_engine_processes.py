@@ -21,6 +21,7 @@ from taskpool.wire.codec import decode_result
 from taskpool.wire.messages import Checkpointed, Report
 from tests import engine_bodies as bodies
 from tests.engine_rig import PATIENCE_S, Rig, descriptors
+from tests.waiting import wait_until
 
 OWNER = str(Path(__file__).with_name("owner_script.py"))
 
@@ -30,13 +31,6 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     rig = Rig(tmp_path)
     yield rig
     rig.close()
-
-
-def until(condition: object, what: str) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < end, what
-        time.sleep(0.005)
 
 
 def alive(pid: int) -> bool:
@@ -293,7 +287,7 @@ def test_nothing_wakes_while_nothing_runs(rig: Rig) -> None:
 def start_owner(tmp_path: Path, mark: str, plan: str, epoch: int = 1) -> subprocess.Popen[bytes]:
     owner = subprocess.Popen([sys.executable, OWNER, str(tmp_path), mark, str(epoch), plan], start_new_session=True)
     try:
-        until(lambda: (tmp_path / "up").exists() or owner.poll() is not None, "the owner is up")
+        wait_until(lambda: (tmp_path / "up").exists() or owner.poll() is not None, "the owner is up")
         assert owner.poll() is None
     except BaseException:
         owner.kill()
@@ -312,7 +306,7 @@ def test_when_the_owner_is_killed_everything_of_it_dies(tmp_path: Path) -> None:
     assert len(marked(mark)) >= 6  # zygote, two workers, the daemon and its child, the other child
     owner.kill()
     owner.wait()
-    until(lambda: not marked(mark), "the end of all that the owner had started")
+    wait_until(lambda: not marked(mark), "the end of all that the owner had started")
 
 
 def test_when_owner_and_zygote_are_killed_the_next_start_sweeps(tmp_path: Path) -> None:
@@ -357,7 +351,7 @@ def test_the_pages_of_a_killed_owner_tell_what_it_had_not_stored(tmp_path: Path)
     owner = start_owner(tmp_path, mark, "records")
     owner.kill()
     owner.wait()
-    until(lambda: not marked(mark), "the end of all that the owner had started")
+    wait_until(lambda: not marked(mark), "the end of all that the owner had started")
     run = tmp_path / "run"
     one, two = recovery.recover(run, 2)
     assert (one.worker, one.epoch, one.void, one.current) == (1, 1, False, (1005, 1))

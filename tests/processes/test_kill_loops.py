@@ -19,6 +19,7 @@ from taskpool.engines import linux
 from taskpool.store.reading import Reader
 from tests.processes import evidence
 from tests.processes.evidence import Reruns, chance, check, drive, finish, read_evidence, submit, wait_gone
+from tests.waiting import wait_until
 
 SCRIPT = str(Path(__file__).with_name("batch_script.py"))
 WORKERS = 2
@@ -117,8 +118,7 @@ def kill_scripts(place: Path, tag: str, kills: int, random_: random.Random) -> N
         before = len(read_evidence(place))
         wanted = before + random_.randrange(0, COUNT)
         script = start_script(place, kill, COUNT * (kill + 1) // kills, PLAIN)
-        while len(read_evidence(place)) < wanted and script.poll() is None:
-            time.sleep(0.001)
+        wait_until(lambda: len(read_evidence(place)) >= wanted or script.poll() is not None, "evidence")  # noqa: B023
         time.sleep(random_.uniform(0, 0.003))
         script.kill()
         _, errors = script.communicate(timeout=evidence.WAIT_S)
@@ -156,9 +156,7 @@ def kill_workers(place: Path, kills: int, random_: random.Random) -> None:
         view = pool.options(max_attempts=50, crash_limit=50, retry=RetryPolicy(initial_interval=0.001, maximum_interval=0.01))
         futures = view.submit_many(evidence.work_item, evidence.items(str(place), count))
         for kill in range(kills):
-            wanted = 2 * count * kill // kills
-            while len(read_evidence(place)) < wanted:
-                time.sleep(0.001)
+            evidence.wait_lines(place, 2 * count * kill // kills)
             workers = [worker.pid for worker in pool.stats().workers if worker.pid]
             if workers:
                 killed.append(random_.choice(workers))
@@ -210,8 +208,7 @@ def test_kill_9_of_the_zygote(place: Path) -> None:
     with Pool(place / "x.db", workers=2, durability="process") as pool:
         futures = pool.submit_many(evidence.work_item, evidence.items(str(place), 600))
         for kill in range(4):
-            while not (zygote := zygote_of(pool)):
-                time.sleep(0.001)
+            zygote = wait_until(lambda: zygote_of(pool), "a zygote")
             os.kill(zygote, signal.SIGKILL)
             if kill % 2:  # and a worker, which is to be replaced
                 with pytest.raises(TaskPanicked):
@@ -249,8 +246,7 @@ def test_a_worker_that_stands_still_goes_on(place: Path) -> None:
     with Pool(place / "x.db", workers=2, durability="process") as pool:
         held = submit(pool, place, 0, fn=evidence.hold)
         futures = pool.submit_many(evidence.work_item, [(str(place), n, 0) for n in range(1, 400)])
-        while not (pids := [line.pid for line in read_evidence(place) if line.task_id == held.id]):
-            time.sleep(0.001)
+        pids = wait_until(lambda: [line.pid for line in read_evidence(place) if line.task_id == held.id], "its begin")
         pid = pids[0]
         os.kill(pid, signal.SIGSTOP)
         for future in futures:
@@ -264,8 +260,7 @@ def test_a_worker_that_stands_still_goes_on(place: Path) -> None:
 def test_a_stopped_worker_is_killed_at_its_timeout(place: Path) -> None:
     with Pool(place / "x.db", workers=1, durability="process") as pool:
         future = submit(pool, place, 0, fn=evidence.hold, timeout=0.4)
-        while not (lines := read_evidence(place)):
-            time.sleep(0.001)
+        lines = evidence.wait_lines(place, 1)
         os.kill(lines[0].pid, signal.SIGSTOP)
         with pytest.raises(TaskTimeout):
             future.result(evidence.WAIT_S)

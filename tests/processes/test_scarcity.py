@@ -88,13 +88,9 @@ def test_without_descriptors_tasks_wait_and_the_reason_is_told(place: Path, capf
         for worker in workers_of(pool):
             os.kill(worker, signal.SIGKILL)
         waiting = submit(pool, place, 1)
-        said = ""
-        until = time.monotonic() + WAIT_S
-        while "a worker could not be started" not in said:
-            said += capfd.readouterr().err
-            assert time.monotonic() < until
-            time.sleep(0.01)
-        assert "Too many open files" in said
+        said: list[str] = []
+        wait_until(lambda: said.append(capfd.readouterr().err) or "a worker could not be started" in "".join(said), "a word")  # type: ignore[func-returns-value]
+        assert "Too many open files" in "".join(said)
         # Nor does the supervisor mind that it cannot look for what the dead have left. Nothing tells of a look that was in vain.
         time.sleep(2 * SWEEP_NS / 1e9)
         assert not waiting.done()
@@ -257,8 +253,7 @@ def until_told(place: str, n: int) -> tuple[int, int]:
     from taskpool import controller
 
     evidence.note(place, "begin")
-    while not controller().stopping:
-        time.sleep(0.005)
+    wait_until(lambda: controller().stopping, "the end of the pool")
     evidence.note(place, "end")
     return n, controller().attempt
 
@@ -299,7 +294,8 @@ def test_sigterm_puts_back_what_does_not_end(place: Path, tag: str) -> None:
     with serving(place, "--drain-grace", "600s") as server:
         evidence.wait_lines(place, 4)
         server.send_signal(signal.SIGTERM)
-        time.sleep(0.1)
+        assert server.stderr is not None
+        assert any("stopping" in line for line in server.stderr)
         assert server.poll() is None
         server.send_signal(signal.SIGTERM)
         assert server.wait(WAIT_S) == 0

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -142,7 +141,7 @@ def test_while_a_guest_writes_nothing_is_acknowledged_and_kills_go_on(
     check(place, ended=True, again_max=0)
 
 
-def test_cancels_wait_for_the_guest_and_then_hold(place: Path) -> None:
+def test_cancels_wait_for_the_guest_and_then_hold(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A cancel is stored before anything follows from it. What had ended by then cannot be cancelled any more."""
     with Pool(place / "x.db", workers=2, durability="process") as pool, ThreadPoolExecutor() as threads:
         held = [submit(pool, place, n, fn=evidence.hold) for n in range(2)]
@@ -152,7 +151,7 @@ def test_cancels_wait_for_the_guest_and_then_hold(place: Path) -> None:
             evidence.wait_lines(place, 4)
             late = pool.submit_nowait(evidence.work, str(place), 9)
             cancels = [threads.submit(future.cancel) for future in [*held, late]]
-            time.sleep(0.2)
+            wait_until(lambda: "write lock" in capfd.readouterr().err, "a word about the guest")
             assert not any(cancel.done() for cancel in cancels)
         assert [cancel.result(WAIT_S) for cancel in cancels[:2]] == [False, False]
         assert [future.result(WAIT_S) for future in held] == [(0, 1), (1, 1)]
