@@ -15,6 +15,8 @@ from functools import partial
 from types import FrameType
 from typing import Final
 
+from taskpool.engines.linux import on_parent_death
+
 LOOK_S: Final = 0.5
 FILES_MAX: Final = 5_000  # that are looked at
 _PASSED_OVER: Final = frozenset({"__pycache__", "node_modules", "site-packages", "venv"})
@@ -48,6 +50,13 @@ def serve_again(arguments: Sequence[str], directory: str, log: Callable[[str], N
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, reloading.on_signal)
     return reloading.run()
+
+
+def _end_with(parent: int) -> None:
+    """Have this process be told to stop when its parent ends, which it may have done since the fork."""
+    on_parent_death(signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(0)
 
 
 class Reloading:
@@ -87,11 +96,8 @@ class Reloading:
 
     def _start(self) -> subprocess.Popen[bytes]:
         """Start the child in a session of its own, so that Ctrl-C reaches it through this process alone, once."""
-        from taskpool.engines.linux import on_parent_death
-
-        # No other thread is here that could hold a lock.
-        orphaned = partial(on_parent_death, signal.SIGTERM)
-        return subprocess.Popen(self._command, start_new_session=True, preexec_fn=orphaned)  # noqa: PLW1509
+        # Only the child itself can ask for the signal. No other thread is here that could hold a lock at the fork.
+        return subprocess.Popen(self._command, start_new_session=True, preexec_fn=partial(_end_with, os.getpid()))  # noqa: PLW1509
 
     def _rest(self, child: subprocess.Popen[bytes] | None) -> None:
         """Wait a little, shorter if the child ends."""

@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import msgspec
 
@@ -186,7 +187,7 @@ class Supervisor:
         self._loop.after_turn = self._end_when_idle
         self._node.start(self._poller, self._deliver, self._on_prepared)
         for name, limit in self.limits.items():
-            _patiently(lambda name=name, limit=limit: store.limit_queue(name, limit))  # type: ignore[misc]
+            _patiently(partial(store.limit_queue, name, limit))
         self._recover()
         self._server.listen(config.socket_path(settings.store))
         self._check = store.start_check() if store.unclean else None
