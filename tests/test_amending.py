@@ -12,10 +12,12 @@ import pytest
 from taskpool import (
     IllegalTransition,
     InvalidTask,
+    NotCancellable,
     NotFound,
     Pool,
     RetryPolicy,
     StaleVersion,
+    Task,
     controller,
 )
 from taskpool.core.lifecycle import MOVES
@@ -171,6 +173,24 @@ def test_it_may_be_too_late_to_run_at_most_once(pool: Pool) -> None:
     pool.cancel(fresh)
 
 
+def test_what_runs_at_most_once_cannot_be_given_more_attempts(pool: Pool) -> None:
+    """They would never be made, whichever of the two was said last, and however it is said."""
+    once = pool.get(pool.options(delay=HOUR, at_most_once=True).submit(add, 1).id)
+    for said in ({"retry": RetryPolicy(maximum_attempts=3)}, {"retry": RetryPolicy(maximum_attempts=0)}, {"max_attempts": 2}):
+        with pytest.raises(InvalidTask, match="runs at most once, it cannot be retried"):
+            pool.update(once.id, **said)  # type: ignore[arg-type]
+    with pytest.raises(InvalidTask, match="on_interrupt='rerun'"):
+        pool.update(once.id, on_interrupt="rerun")
+    with pytest.raises(InvalidTask, match="cannot be retried"):
+        pool.update(msgspec.structs.replace(once, options=msgspec.structs.replace(once.options, max_attempts=5)))
+    assert pool.get(once.id) == once
+    assert pool.update(once.id, max_attempts=1, retry=RetryPolicy(maximum_attempts=1)).max_attempts == 1
+    assert pool.update(once.id, at_most_once=False, max_attempts=2).max_attempts == 2
+    with pytest.raises(InvalidTask, match="cannot be retried"):
+        pool.update(once.id, at_most_once=True)
+    pool.cancel(once.id)
+
+
 def test_a_new_deadline_counts(pool: Pool) -> None:
     task_id = later(pool)
     future = pool.future(task_id)
@@ -178,6 +198,24 @@ def test_a_new_deadline_counts(pool: Pool) -> None:
     with pytest.raises(TimeoutError):
         future.result(60)
     assert pool.get(task_id).status == "failed"
+
+
+def test_a_task_that_ends_before_its_cancel_is_recorded_cannot_be_cancelled(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`update_status` looks at the task first, and asks then: in between, the task ends."""
+    task_id = later(pool)
+    look = pool._at_version
+
+    def look_and_let_it_end(number: int, version: int | None) -> Task:
+        monkeypatch.undo()
+        found = look(number, version)
+        pool.update(number, delay=0)
+        pool.wait(number, 60)
+        return found
+
+    monkeypatch.setattr(pool, "_at_version", look_and_let_it_end)
+    with pytest.raises(NotCancellable, match=f"task {task_id} had ended"):
+        pool.update_status(task_id, "cancelled")
+    assert pool.get(task_id).status == "succeeded"
 
 
 def test_status_by_hand_is_a_legal_move_or_refused(pool: Pool) -> None:

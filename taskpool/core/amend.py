@@ -34,6 +34,15 @@ def refusal(row: TaskRow | None, asked: UpdateAsked, queue: Queue | None) -> Tas
             return InvalidTask(f"{field} of a task cannot be changed")
     if options.at_most_once and not row.options.at_most_once and settle.has_begun(row):
         return InvalidTask(f"task {row.id} has begun before: it is too late for at_most_once")
+    if options.at_most_once:
+        policy = options.retry
+        if (options.max_attempts or 1) > 1 or (policy is not None and policy.maximum_attempts != 1):
+            words = f"task {row.id} runs at most once, it cannot be retried"
+            return InvalidTask(words, hint="say at_most_once=False, or no retry and one attempt")
+        if options.on_interrupt == "rerun":
+            return InvalidTask(
+                f"task {row.id} runs at most once, it cannot have on_interrupt='rerun'", hint="say at_most_once=False"
+            )
     limit = retry.max_attempts(options, queue)
     if 0 < limit <= row.charged:
         return InvalidTask(f"task {row.id} was tried {row.charged} times, it cannot be given {limit} attempts")
