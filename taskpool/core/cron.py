@@ -14,13 +14,13 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterator
-from hashlib import blake2b
 from typing import Final
 
 import msgspec
 
 from taskpool.clock import US, Instant
 from taskpool.core.commands import Advance, Agree, CancelLive, Forget, Keep, Occur, Plan
+from taskpool.core.digest import digest
 from taskpool.core.events import CronAsked, ScheduleRow, TaskRow
 from taskpool.core.lifecycle import FAILED
 from taskpool.model import Codec, Occurrence, Options, Schedule, TaskSpec, encode
@@ -139,8 +139,8 @@ class Cron:
         """Return when a planned time fires: later by its jitter, which is a hash, so that a replay sees the same."""
         if schedule.jitter_s <= 0:
             return planned
-        digest = blake2b(f"{schedule.name}\0{planned}".encode(), digest_size=8).digest()
-        return planned + int.from_bytes(digest, "big") * round(schedule.jitter_s * US) // (1 << 64)
+        drawn = digest(f"{schedule.name}\0{planned}".encode(), 8)
+        return planned + int.from_bytes(drawn, "big") * round(schedule.jitter_s * US) // (1 << 64)
 
     # ---- a turn -----------------------------------------------------------------------------------------------------
 
@@ -357,7 +357,7 @@ def _missed(schedule: Schedule, planned: int, now: int, *, more: bool) -> str:
 
 def _uid(text: str, wall: int) -> bytes:
     """Return a UUIDv7 whose random part is a hash."""
-    uid = bytearray((wall // 1000).to_bytes(6) + blake2b(text.encode(), digest_size=10).digest())
+    uid = bytearray((wall // 1000).to_bytes(6) + digest(text.encode(), 10))
     uid[6] = uid[6] & 0x0F | 0x70
     uid[8] = uid[8] & 0x3F | 0x80
     return bytes(uid)

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from taskpool.clock import US
+from taskpool.core.digest import digest
 from taskpool.errors import NonRetryableError, RetryableError
 from taskpool.model import Options, Queue, RetryPolicy, TaskError
 
@@ -101,11 +102,9 @@ def jittered(delay_s: float, fraction: float, uid: bytes | int, attempt: int) ->
     """Return the delay less up to `fraction` of it, by a hash of the task (its uid or id) and the attempt."""
     if fraction <= 0 or delay_s <= 0:
         return delay_s
-    from hashlib import blake2b  # 3 ms of import that few pools need
-
     task = uid if isinstance(uid, bytes) else b"%d" % uid
-    digest = blake2b(b"%d:%b" % (attempt, task), digest_size=8).digest()
-    return delay_s * (1.0 - min(fraction, 1.0) * int.from_bytes(digest, "little") / 2**64)
+    drawn = digest(b"%d:%b" % (attempt, task), 8)
+    return delay_s * (1.0 - min(fraction, 1.0) * int.from_bytes(drawn, "little") / 2**64)
 
 
 def delay_after(options: Options, error: TaskError, charged: int, uid: bytes | int, queue: Queue | None = None) -> float:

@@ -14,7 +14,8 @@ MARK = "TASKPOOL_MARK"  # in the environment of all that descends from a zygote:
 # Run with `python -c`, which puts the directory that the pool happens to be started in before the standard library. The library is
 # the one that runs here, whatever else is installed; its place in the path is for the user's modules to decide.
 COMMAND = """\
-import sys
+import gc, sys
+gc.disable()
 sys.path[:] = [sys.argv[1], *filter(None, sys.path)]
 import taskpool
 del sys.path[0]

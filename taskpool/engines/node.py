@@ -22,7 +22,6 @@ from taskpool.engines.agenda import Agenda
 from taskpool.engines.engine import Deliver, Limits
 from taskpool.engines.intake import Intake
 from taskpool.engines.killer import Killer
-from taskpool.engines.launch import Launched
 from taskpool.engines.link import Link
 from taskpool.engines.listener import Listener
 from taskpool.engines.marks import Marks
@@ -53,15 +52,15 @@ class Node:
         prepare: Prepare,
         python: str = sys.executable,
         env: dict[str, str] | None = None,
-        zygote: Launched | None = None,
+        nursery: Nursery | None = None,
     ) -> None:
-        """zygote: one with that mark that was launched already, so that it could begin early."""
+        """nursery: one with that mark and prepare that was started already, so that it could begin early."""
         self.mailbox_limit = MAILBOX_MAX if barrier.available() else 1
         self.prepared: Prepared | None = None
         self._run_dir = os.path.join(os.fspath(run_dir), f"e{epoch}")
         self._epoch = epoch
         self._boot = boot_word()
-        self._nursery = Nursery(prepare, mark, python, dict(os.environ) if env is None else env, zygote)
+        self._nursery = nursery or Nursery(prepare, mark, python, env)
         self._killer = Killer(self._killer_failed)
         self._failure: BaseException | None = None
         self._links: dict[int, Link] = {}
@@ -80,7 +79,6 @@ class Node:
         self._deliver = deliver
         self._on_prepared = on_prepared
         os.makedirs(self._run_dir, mode=0o700, exist_ok=True)
-        linux.become_subreaper()
         sys.setswitchinterval(min(SWITCH_S, sys.getswitchinterval()))
         self._orphans = Orphans(poller)
         self._agenda = Agenda(poller)

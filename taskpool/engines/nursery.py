@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 import subprocess
+import sys
 from collections import deque
 from collections.abc import Sequence
 
 import msgspec
 
+from taskpool.engines import linux
 from taskpool.engines.deaths import signal_name
 from taskpool.engines.launch import Launched, launch
 from taskpool.wire.frames import FrameReader
@@ -29,13 +32,18 @@ class Nursery:
     """One zygote after the other. `messages` gives what they say; `lost` names workers whose fork was never answered."""
 
     def __init__(
-        self, prepare: Prepare, mark: str, python: str, environment: dict[str, str], first: Launched | None = None
+        self,
+        prepare: Prepare,
+        mark: str,
+        python: str = sys.executable,
+        environment: dict[str, str] | None = None,
+        first: Launched | None = None,
     ) -> None:
         """first: a zygote with that mark that is on its way already."""
         self.mark = mark
         self._prepare = prepare
         self._python = python
-        self._environment = environment
+        self._environment = dict(os.environ) if environment is None else environment
         self._first = first
         self._queue: deque[tuple[bytes, Sequence[int], int]] = deque()  # frame, descriptors beside it, worker they are for
         self._asked: dict[int, None] = {}  # workers whose fork is asked for and not answered
@@ -50,8 +58,11 @@ class Nursery:
         self.spoke = False  # `messages` has something to tell
 
     def start(self, poller: Poller) -> None:
-        """Start the first zygote. OSError if that cannot be."""
+        """Start the first zygote, if that is not done. OSError if that cannot be."""
+        if self._process is not None:
+            return
         self._poller = poller
+        linux.become_subreaper()  # before anything is imported: what an import leaves behind is looked for here, too
         self._begin()
 
     def _begin(self) -> None:
@@ -65,6 +76,7 @@ class Nursery:
         self._ahead.clear()
         self._put(_encoder.encode(self._prepare), (), 0)
         self._poller.add(self._socket.fileno(), self._on_socket, IN | OUT)
+        self._flush()
 
     def _on_socket(self, events: int) -> None:
         self.spoke = self.spoke or bool(events & ~OUT)

@@ -294,6 +294,8 @@ def _limited(text: str) -> str:
 def main() -> NoReturn:
     """Be the zygote. Arguments: taskpool's directory, descriptor of the socket, pid of the supervisor, mark[, kept Prepare]."""
     _, fd, supervisor, mark, *kept = sys.argv[1:]
+    gc.freeze()  # what is ours is never collected, nor looked through once more when the handlers are there
+    gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     linux.set_name("tp-zygote")
     channel = Channel(socket.socket(fileno=int(fd)))

@@ -5,11 +5,12 @@ What an edge asks for and when it is broken is decided in `core.graph`; the stat
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
+
+import msgspec
 
 from taskpool.core.events import DueStep, TaskRow
 from taskpool.core.graph import ON_FAILED, ON_SUCCESS, counted, is_broken
@@ -99,7 +100,7 @@ class GraphWriter:
             if parents and not all(parent in live for parent, _, _ in parents):
                 unsure.append(insert.id)
             held = bool(parents) and insert.id in live
-            packed = json.dumps(parents, separators=(",", ":")) if parents else "[]"
+            packed = msgspec.json.encode(parents).decode() if parents else "[]"
             steps.append((insert.id, place.flow_id, place.label, packed, len(parents), 0, held, place.due_at))
             edges += [(parent, insert.id, condition) for parent, condition, _ in parents]
             if place.opens is not None:
@@ -265,7 +266,7 @@ def _status(counts: Counter[str], was_cancelled: bool) -> Status:
 def edges(db: sqlite3.Connection, flow_id: int) -> list[tuple[int, int, int]]:
     """Return the edges of a flow's steps: (child, parent, condition), by child."""
     found: list[Any] = db.execute("SELECT task_id, parents FROM step WHERE flow_id = ? ORDER BY task_id", (flow_id,)).fetchall()
-    return [(child, parent, condition) for child, packed in found for parent, condition, _ in json.loads(packed)]
+    return [(child, parent, condition) for child, packed in found for parent, condition, _ in msgspec.json.decode(packed)]
 
 
 def _json(ids: Iterable[int]) -> str:

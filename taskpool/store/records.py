@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
@@ -187,7 +186,7 @@ def task(row: Any) -> Task:
         recurrence=opts.recurrence or None,
         dag_id=row[28],
         step_id=row[29] or "",
-        parents=tuple(parent for parent, _, _ in json.loads(row[31])) if row[31] else (),
+        parents=tuple(parent for parent, _, _ in msgspec.json.decode(row[31])) if row[31] else (),
         key=row[32],
         unique=row[33],
     )

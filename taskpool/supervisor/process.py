@@ -29,6 +29,7 @@ from taskpool.engines.engine import Wish
 from taskpool.engines.inotify import FileWatch
 from taskpool.engines.launch import Launched, launch, settle_in
 from taskpool.engines.node import Node
+from taskpool.engines.nursery import Nursery
 from taskpool.errors import InternalError, StoreError, StoreLocked, StoreUnusable, TaskpoolError
 from taskpool.memory import usable_memory
 from taskpool.model import Stats
@@ -147,13 +148,17 @@ class Supervisor:
 
     def _put_together(self) -> None:
         settings = self.settings
+        mark = self._zygote.mark
+        nursery = Nursery(self._prepare, mark, first=self._zygote)
         try:
+            nursery.start(self._poller)  # the handlers are imported while the store is opened
             store = self._store = self._open()
         except BaseException:
-            self._zygote.sock.close()  # which ends it
+            self._zygote.process.kill()
             self._zygote.process.wait()
+            sweep.kill_owned([mark])  # what the import of the handlers has started
             raise
-        self._node = Node(store.places.run, store.epoch, self._zygote.mark, prepare=self._prepare, zygote=self._zygote)
+        self._node = Node(store.places.run, store.epoch, mark, prepare=self._prepare, nursery=nursery)
         scheduler = self._scheduler = Scheduler(
             settings.workers,
             depth_max=self._node.mailbox_limit,
@@ -270,8 +275,6 @@ class Supervisor:
             return None
 
     def _run(self) -> int:
-        gc.collect()
-        gc.freeze()
         gc.disable()  # nothing of ours makes cycles; the soak shows that nothing leaks
         code = 0
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 from taskpool.engines.launch import launch, settle_in
@@ -9,6 +10,7 @@ from taskpool.engines.launch import launch, settle_in
 
 def main(argv: list[str]) -> int:
     """Serve the script at the other end of the inherited socket that `--fd N` names. Return the exit code."""
+    gc.disable()  # as it stays: see `process`
     settle_in()
     zygote = launch(new_mark())
     from taskpool.supervisor.process import main as serve
