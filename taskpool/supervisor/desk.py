@@ -16,14 +16,12 @@ import msgspec
 from taskpool import faults
 from taskpool.core import events as ev
 from taskpool.core import graph, queues
-from taskpool.core.commands import Accept, Agree, CancelLive, End, Move, Respond
+from taskpool.core.commands import Accept, Agree, CancelLive, Respond
 from taskpool.core.directory import Directory, route
-from taskpool.core.lifecycle import QUEUED, SUCCEEDED, TERMINAL, WAITING
+from taskpool.core.lifecycle import SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.scheduler import Scheduler
-from taskpool.core.waiting import HANDLER, with_reason
 from taskpool.errors import (
     AlreadyExists,
-    InternalError,
     InvalidPayload,
     InvalidTask,
     NotFound,
@@ -31,19 +29,18 @@ from taskpool.errors import (
     StoreError,
     TaskpoolError,
 )
-from taskpool.model import Codec, Explanation, Filter, Options, Queue, Stats, StepSpec, Task, TaskSpec, WorkerState
+from taskpool.model import Codec, Filter, Options, Queue, Stats, StepSpec, TaskSpec
 from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.store import Store
 from taskpool.supervisor.lending import Lending
+from taskpool.supervisor.readings import BULK_MAX, Read, Readings
 from taskpool.supervisor.server import Connection, Server, refusal
+from taskpool.supervisor.watchers import Watchers
 from taskpool.timetable import check
 from taskpool.wire import messages as wire
 from taskpool.wire.limits import PAYLOAD_BYTES_MAX
-from taskpool.wire.messages import Outcome, Refused, Reply, Settled
+from taskpool.wire.messages import Refused, Reply
 
-PAGE_MAX = 1_000  # rows of one listing
-ID_MAX = 2**63 - 1
-BULK_MAX = 1_000_000  # tasks of one bulk verb
 OPTIONS_CACHE_MAX = 10_000
 QUEUE_NAMES_MAX = 10_000
 HELD_MAX = 10_000  # requests kept while the store takes no writes; further ones are refused …
@@ -73,29 +70,23 @@ class Desk:
     def __init__(self, store: Store, scheduler: Scheduler, stats: Callable[[], Stats]) -> None:
         self._store = store
         self._scheduler = scheduler
-        self._stats = stats
         self.server: Server
         self.events: list[ev.Event] = []
-        self.watchers: dict[int, tuple[int, ...]] = {}
         self.on_hello: Callable[[Connection], None] = lambda connection: None
         self.on_stop: Callable[[float | None], None] = lambda grace_s: self.events.append(ev.StopAsked(grace_s))
         self.on_find: Callable[[], None] = lambda: None  # somebody asks for what may lie in the inbox
         self.on_prune: Callable[[int, wire.Prune], None] = lambda client, request: None
-        self.finds_more: Callable[[], bool] = lambda: False  # whether the next turn looks into it too
-        self.printed: Callable[[int], str] = lambda task_id: ""  # what a task that runs has printed
         self.refusal: Refused | None = None  # set: no new work, and why
         self.follow_asked = False  # somebody began to follow: the loop looks at once, and takes this back
-        self._readings: list[tuple[int, wire.Request]] = []
+        self.watchers = Watchers(store, self._send)
+        self.readings = Readings(store, scheduler, stats, self.watchers, self._send)
         self._stuck: StoreError | None = None  # set: the store takes no writes for now
         self._held: list[tuple[Connection, wire.Request]] = []
         self._later: list[tuple[Connection, Written]] = []  # found the write lock taken
         self._held_bytes = 0
-        self._held_readings: list[tuple[int, wire.Request]] = []
         self._merges: dict[tuple[int, int], list[int]] = {}  # ids of a Submit, 0 where a new one belongs
         self.directory = Directory()
         self.lending = Lending(store, scheduler)
-        self._heeds: list[tuple[int, wire.Heed]] = []  # who waits for news in the log of transitions
-        self._listeners: dict[str, dict[int, wire.GetReplies]] = {}  # mailbox → client → what it waits for
         self._backlogs: dict[str, Queue] = {}  # queues that bound what may wait
         self._admitted: Counter[str] = Counter()  # tasks of those queues that this turn will store
         self._queue_names = {queues.DEFAULT}  # that were found good
@@ -111,12 +102,15 @@ class Desk:
             if self._stuck is not None and (isinstance(request, Held) or (type(request) is wire.Speak and request.seq)):
                 self._hold(connection, request, self._stuck)
                 return
+            if isinstance(request, Read):
+                self.readings.ask(client, request)
+                return
             match request:
                 case wire.Submit():
                     self._submit(client, request)
                 case wire.Find():
                     self.on_find()
-                    self._readings.append((client, request))
+                    self.readings.ask(client, request)
                 case wire.Hello():
                     self._hello(connection, request)
                 case wire.Cancel():
@@ -133,31 +127,20 @@ class Desk:
                     if verb not in SCHEDULE_VERBS:
                         raise InvalidTask(f"nobody knows how to {verb} a schedule")
                     self.events.append(ev.CronAsked(client, seq, verb, name))
-                case wire.GetSchedules():
-                    self._readings.append((client, request))
                 case wire.Stop():
                     self.on_stop(request.grace_s)
                     self.server.send(client, Reply(request.seq))
-                case wire.Watch() | wire.Get() | wire.List() | wire.GetStats() | wire.GetAttempts() | wire.Count():
-                    self._readings.append((client, request))
-                case wire.GetQueues() | wire.Explain() | wire.GetFlows():
-                    self._readings.append((client, request))
                 case wire.RegisterQueue() | wire.PauseQueues() | wire.Acknowledge():
                     self._write(connection, request)
-                case wire.Heed(seq=seq):
-                    if len(self._heeds) < HELD_MAX:
-                        self._heeds.append((client, request))
-                    else:  # it looks once in vain, and asks again
-                        self.server.send(client, Reply(seq, next=self._store.logged))
+                case wire.Heed():
+                    self.readings.heed(client, request)
                 case wire.Update():
                     self._update(client, request)
                 case wire.Execute() | wire.Executed() | wire.Speak():
                     if client in self.server.connections:  # else it left while this was held
-                        self.events += self.lending.on_request(connection, request, self._readings)
+                        self.events += self.lending.on_request(connection, request, self.readings.waiting)
                 case wire.Prune():
                     self.on_prune(client, request)
-                case wire.GetReplies() | wire.Ready():
-                    self._readings.append((client, request))
                 case wire.GetHandlers(seq=seq, name=name):
                     known = self.directory.all() if name is None else [(name, self.directory.find(name))]
                     self.server.send(client, Reply(seq, handlers=known))
@@ -174,13 +157,13 @@ class Desk:
     def hold(self, why: StoreError) -> None:
         """From now on keep what changes tasks until `release`. What was asked before waits too: its turn is not stored."""
         if self._stuck is None:
-            self._held_readings, self._readings = self._readings, []
+            self.readings.hold()
         self._stuck = why
 
     def release(self) -> None:
         """Take what was kept, in its order."""
         self._stuck = None
-        self._readings[:0] = self._held_readings
+        self.readings.release()
         held, self._held, self._held_bytes = self._held, [], 0
         for connection, request in held:
             self.on_request(connection, request)
@@ -215,7 +198,7 @@ class Desk:
     @property
     def busy(self) -> bool:
         """Whether something waits for the next turn."""
-        return bool(self.events or self._readings)
+        return bool(self.events or self.readings.waiting)
 
     def _hello(self, connection: Connection, request: wire.Hello) -> None:
         if request.protocol != wire.PROTOCOL:
@@ -287,27 +270,6 @@ class Desk:
                 self._options[packed] = options
         return options
 
-    def _with_room(self, explanation: Explanation) -> Explanation:
-        """Add what the machine lacks for a task."""
-        row = self._scheduler.tasks.get(explanation.id)
-        if row is None or row.status != QUEUED:
-            return explanation
-        reason = self._scheduler.routes.reason(row, self._scheduler.workers.values()) or self._scheduler.room.reason(row)
-        return explanation if reason is None else with_reason(explanation, reason)
-
-    def _routed(self, tasks: list[Task]) -> list[Task]:
-        """Say of tasks that they wait for their handler: the store cannot know."""
-        routes = self._scheduler.routes
-        if not routes:
-            return tasks
-        rows = [self._scheduler.tasks.get(task.id) for task in tasks]
-        return [
-            msgspec.structs.replace(task, wait_reason=HANDLER)
-            if row is not None and row.status == QUEUED and not routes.knows(row)
-            else task
-            for task, row in zip(tasks, rows, strict=True)
-        ]
-
     def _learn_queue_name(self, name: str) -> None:
         if len(self._queue_names) < QUEUE_NAMES_MAX:
             self._queue_names.add(name)
@@ -359,13 +321,11 @@ class Desk:
             return
         self.know_queues(rules)
         self.events += [ev.QueueSet(queue) for queue in rules]
-        self._readings.append((connection.number, wire.GetQueues(request.seq)))
+        self.readings.ask(connection.number, wire.GetQueues(request.seq))
 
     def forget(self, client: int) -> None:
         """A client has left: it waits for nothing any more."""
-        for waiting in self._listeners.values():
-            waiting.pop(client, None)
-        self._heeds = [heed for heed in self._heeds if heed[0] != client]
+        self.readings.forget(client)
         self.events.append(ev.CallerGone(client))
 
     def _bind(self, request: wire.BindHandler) -> None:
@@ -399,7 +359,7 @@ class Desk:
 
     def _attach(self, client: int, ids: Sequence[int], *, watch: bool) -> None:
         if watch and ids:
-            self._readings.append((client, wire.Watch(-1, list(ids))))
+            self.readings.ask(client, wire.Watch(-1, list(ids)))
 
     def _cancel(self, client: int, request: wire.Cancel) -> None:
         ids = self._matching(request.filter)
@@ -469,10 +429,8 @@ class Desk:
             return
         new = [task_id for task_id in ids if task_id and task_id not in command.known] if command.known or command.taken else ids
         if unwatched is None:
-            watchers, me = self.watchers, (client,)
-            for task_id in new:
-                watchers[task_id] = me
-        known = [task_id for task_id in dict.fromkeys(command.known) if client not in self.watchers.get(task_id, ())]
+            self.watchers.add_new(client, new)
+        known = [task_id for task_id in dict.fromkeys(command.known) if client not in self.watchers.of(task_id)]
         self._attach(client, known, watch=unwatched is None)
         taken = command.taken
         if merged is not None:
@@ -509,187 +467,11 @@ class Desk:
         absent = [task_id for task_id in command.ids if not self._scheduler.knows(task_id)]
         return ev.CancelAsked(0, 0, command.ids, self._store.rows(absent), command.reason)
 
-    def settle(self, ended: list[End | Move]) -> None:
-        """Tell all who wait that these tasks ended: one message a client."""
-        news: dict[int, list[Outcome]] = {}
-        watchers = self.watchers
-        for command in ended:
-            if command.reply_to in self._listeners:
-                self._readings += self._listeners.pop(command.reply_to).items()
-            clients = watchers.pop(command.id, None)
-            if clients is None:
-                continue
-            outcome = _outcome(command)
-            for client in clients:
-                outcomes = news.get(client)
-                if outcomes is None:
-                    news[client] = [outcome]
-                else:
-                    outcomes.append(outcome)
-        for client, outcomes in news.items():
-            for part in _parts(outcomes):
-                self.server.send(client, Settled(part))
-
-    def answer_readings(self) -> None:
-        """Answer what only reads, now that the turn is stored."""
-        readings, self._readings = self._readings, []
-        if self._heeds:
-            self._tell_of_log()
-        for client, request in readings:
-            try:
-                reply = self._read(client, request)
-            except TaskpoolError as error:
-                self._refuse(client, getattr(request, "seq", 0), error)
-                continue
-            except Exception as error:  # nothing has changed, and nobody else need suffer for it
-                self._refuse(client, getattr(request, "seq", 0), InternalError(f"{type(error).__name__}: {error}"))
-                continue
-            if reply is not None:
-                self.server.send(client, reply)
-
-    def _tell_of_log(self) -> None:
-        """Tell those who wait for it that the log of transitions has grown; they read it in the file, at their own cost."""
-        logged, heeds = self._store.logged, self._heeds
-        self._heeds = [heed for heed in heeds if heed[1].turn >= logged]
-        for client, heed in heeds:
-            if heed.turn < logged:
-                self.server.send(client, Reply(heed.seq, next=logged))
-
-    def _read(self, client: int, request: wire.Request) -> wire.Answer | None:
-        store = self._store
-        match request:
-            case wire.Watch(seq=seq, ids=ids):
-                self._watch(client, ids)
-                return Reply(seq) if seq >= 0 else None
-            case wire.Get(seq=seq, id=task_id, uid=uid):
-                return Reply(seq, tasks=self._routed([store.task(task_id if task_id else store.id_of(uid))]))
-            case wire.List(seq=seq, filter=wanted, limit=limit, before=before, offset=offset):
-                limit = max(0, min(limit, PAGE_MAX))
-                tasks = store.tasks(wanted, limit, before, max(0, min(offset, ID_MAX - limit)))
-                return Reply(seq, tasks=self._routed(tasks), next=tasks[-1].id if tasks and len(tasks) == limit else None)
-            case wire.Find(seq=seq, uids=uids):
-                found = store.find_uids(uids)
-                if len(found) < len(set(uids)) and self.finds_more():
-                    self._readings.append((client, request))
-                    return None
-                return Reply(seq, ids=[found.get(uid, 0) for uid in uids])
-            case wire.Count(seq=seq, filter=wanted):
-                return Reply(seq, next=len(store.match(wanted, BULK_MAX)))
-            case wire.GetAttempts(seq=seq, id=task_id):
-                return Reply(seq, attempts=list(store.attempts(task_id)), printed=self.printed(task_id))
-            case wire.GetQueues(seq=seq):
-                return Reply(seq, queues=store.queues())
-            case wire.Explain(seq=seq, id=task_id):
-                return Reply(seq, explanation=self._with_room(store.explain(task_id, time.time_ns() // 1000)))
-            case wire.Ready(seq=seq, statuses=statuses, as_of=as_of, after=after_task, limit=limit, descending=descending, key=key):
-                limit = min(limit, PAGE_MAX)
-                return Reply(seq, tasks=store.ready(statuses, as_of, after_task, limit, descending=descending, key=key))
-            case wire.GetFlows(seq=seq, limit=limit, before=before, id=flow_id):
-                return Reply(seq, flows=store.flows(min(limit, PAGE_MAX), before, flow_id))
-            case wire.GetReplies(seq=seq, mailbox=None):
-                return Reply(seq, mailboxes=store.mailboxes())
-            case wire.GetReplies(seq=seq, mailbox=str(mailbox), after=after, limit=limit):
-                replies = store.replies(mailbox, after, max(0, min(limit, PAGE_MAX)))
-                if request.wait and not replies:
-                    self._listeners.setdefault(mailbox, {})[client] = request
-                    return None
-                return Reply(seq, replies=replies)
-            case wire.GetSchedules(seq=seq, name=name, occurrences=count):
-                schedules = store.schedules(name)
-                latest = store.occurrences(name, min(count, PAGE_MAX)) if name is not None and count > 0 else []
-                return Reply(seq, schedules=schedules, occurrences=latest)
-            case wire.GetStats(seq=seq):
-                return Reply(seq, stats=self._stats())
-        return None
-
-    def _watch(self, client: int, ids: Sequence[int]) -> None:
-        done = self._store.outcomes(list(ids))
-        ended = {outcome.id for outcome in done}
-        for task_id in ids:
-            clients = self.watchers.get(task_id, ())
-            if task_id not in ended and client not in clients:
-                self.watchers[task_id] = (*clients, client)
-        for part in _parts(done):
-            self.server.send(client, Settled(part))
+    def _send(self, client: int, message: wire.Answer) -> None:
+        self.server.send(client, message)
 
     def _refuse(self, client: int, seq: int, error: TaskpoolError) -> None:
         self.server.send(client, refusal(seq, error))
-
-
-def stats_of(
-    scheduler: Scheduler,
-    counts: dict[str, int],
-    *,
-    pid: int,
-    epoch: int,
-    store: str,
-    uptime_s: float,
-    turns: int,
-    cpu_s: float,
-    notices: tuple[str, ...],
-) -> Stats:
-    """Return one screen of numbers from the scheduler's own tables."""
-    workers = []
-    for box in scheduler.workers.values():
-        row = next(iter(box.sent.values()), None)
-        state = "starting" if not box.pid else "busy" if row else "idle" if box.active else "spare"
-        if box.caller is not None:
-            state = "caller"
-        workers.append(
-            WorkerState(
-                box.worker,
-                box.pid,
-                state,
-                row.id if row else None,
-                row.name if row else "",
-                row.started_at if row else None,
-                box.done,
-                tuple(sorted(box.labels)),
-            )
-        )
-    return Stats(
-        pid,
-        epoch,
-        store,
-        counts,
-        tuple(workers),
-        scheduler.finished,
-        scheduler.attempts,
-        scheduler.fleet.restarts,
-        uptime_s,
-        turns,
-        cpu_s,
-        notices,
-    )
-
-
-SETTLED_BYTES = 8 << 20  # results of one message; one result may be larger
-
-
-def _parts(outcomes: list[Outcome]) -> list[list[Outcome]]:
-    """Cut outcomes so that no message grows far beyond SETTLED_BYTES."""
-    total = sum(len(outcome.value) for outcome in outcomes if outcome.value is not None)
-    if total <= SETTLED_BYTES:
-        return [outcomes] if outcomes else []
-    parts: list[list[Outcome]] = [[]]
-    size = 0
-    for outcome in outcomes:
-        length = len(outcome.value or b"")
-        if parts[-1] and size + length > SETTLED_BYTES:
-            parts.append([])
-            size = 0
-        parts[-1].append(outcome)
-        size += length
-    return parts
-
-
-def _outcome(command: End | Move) -> Outcome:
-    if isinstance(command, End):
-        report = command.report
-        if command.to == SUCCEEDED and report is not None:
-            return Outcome(command.id, command.to, command.closed.attempt, report.codec, report.value, None, command.at)
-        return Outcome(command.id, command.to, command.closed.attempt, 1, None, command.error, command.at)
-    return Outcome(command.id, command.to, command.attempt, 1, None, command.error, command.at)
 
 
 def _is_inner(step: StepSpec) -> bool:

@@ -133,7 +133,7 @@ class Loop:
         self._clock = clock
         self._inbox = inbox or Inbox(store, log)
         desk.on_find = self._inbox.knock
-        desk.finds_more = self._finds_more
+        desk.readings.finds_more = self._finds_more
         self._log = log
         self._events: list[ev.Event] = []
         self._specs: dict[int, TaskSpec] = {}  # of tasks that wait to be sent for the first time
@@ -176,7 +176,7 @@ class Loop:
         """Take all that has arrived through one transaction."""
         mark = self._engine.collect()
         if self._stuck is not None and not self._try_again(self._stuck):
-            self._desk.answer_readings()
+            self._desk.readings.answer()
             return
         if self._desk.waits_for_lock:
             self._desk.try_again()
@@ -191,7 +191,7 @@ class Loop:
         if not self._is_carried_out(turn):
             return
         self._engine.committed(mark)
-        self._desk.answer_readings()
+        self._desk.readings.answer()
         self._look_at_progress(turn.now)
         self._server.listen_again()
         self._store.tidy()  # nobody waits for it: all that this turn had to say is said
@@ -338,7 +338,7 @@ class Loop:
         if ended:
             for end in ended:
                 specs.pop(end.id, None)
-            self._desk.settle(ended)
+            self._desk.readings.settle(ended)
         if self._spec_bytes > SPEC_BYTES_MAX:
             specs.clear()  # all of them are in the store
             self._spec_bytes = 0
@@ -512,7 +512,7 @@ class Loop:
             mine = [
                 task_id
                 for task_id in {*changed, *begun, *(task_id for task_id, _ in output)}
-                if task_id in follows or (not follows and connection.number in self._desk.watchers.get(task_id, ()))
+                if task_id in follows or (not follows and connection.number in self._desk.watchers.of(task_id))
             ]
             if mine:
                 self._server.send(

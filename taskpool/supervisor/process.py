@@ -35,13 +35,14 @@ from taskpool.memory import usable_memory
 from taskpool.model import Stats
 from taskpool.store.conditions import StoreBusy
 from taskpool.store.store import Store
-from taskpool.supervisor.desk import Desk, stats_of
+from taskpool.supervisor.desk import Desk
 from taskpool.supervisor.inbox import FALLBACK_NS, Inbox
 from taskpool.supervisor.loop import GIVE_UP_S, Loop
 from taskpool.supervisor.pruning import Pruning
 from taskpool.supervisor.server import Connection, Server, refusal
 from taskpool.supervisor.spawning import Spawning
 from taskpool.supervisor.start import new_mark
+from taskpool.supervisor.statistics import stats_of
 from taskpool.timetable import next_after
 from taskpool.wire import messages as wire
 from taskpool.wire.frames import FrameWriter
@@ -175,7 +176,7 @@ class Supervisor:
         self._server.to_worker = self._spawning.answered
         desk.on_hello = self._on_hello
         desk.on_stop = self.stop
-        desk.printed = self._node.printed
+        desk.readings.printed = self._node.printed
         self._loop = Loop(
             inbox=self._watched_inbox(),
             store=store,

@@ -12,6 +12,7 @@ from taskpool.store import eventlog, graphs, pruning
 from taskpool.store.stages import Stage
 from taskpool.supervisor.desk import Desk
 from taskpool.supervisor.loop import Loop
+from taskpool.supervisor.readings import Readings
 
 from .real_parts import RealStore
 
@@ -77,12 +78,12 @@ def a_turn_that_was_stuck_is_dropped(patch: pytest.MonkeyPatch) -> None:
 
 @fault
 def nobody_is_told_of_tasks_that_ended_while_they_waited(patch: pytest.MonkeyPatch) -> None:
-    original = Desk.settle
+    original = Readings.settle
 
-    def settle(self: Desk, ended: list[Any]) -> None:
+    def settle(self: Readings, ended: list[Any]) -> None:
         original(self, [end for end in ended if isinstance(end, cmd.End)])
 
-    patch.setattr(Desk, "settle", settle)
+    patch.setattr(Readings, "settle", settle)
 
 
 @fault
