@@ -28,6 +28,7 @@ WORKERS_MAX = 1024
 SOCKET_PATH_BYTES_MAX = 107  # sun_path less its terminating zero
 
 _NAME_LENGTH_MAX = 100
+INTERVAL_MIN_S = 0.001
 _FILE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 
 
@@ -40,7 +41,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     end for owner_grace_s); cancel_grace_s: from the request to the kill; drain_grace_s: how long a served pool waits at SIGTERM;
     workers_max: to so many it grows under load; worker_idle_s: until those that are not needed leave;
     memory_limit: bytes that a task may use which says nothing of its own (None: all there are); retention: how long ended tasks
-    are kept; labels: how many workers have each.
+    are kept; labels: how many workers have each; poll_interval_s: between looks at
+    what nothing tells of (None: 30 s at the wall clock, 1 s at the log of a store that the kernel cannot watch).
     """
 
     store: str
@@ -56,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_limit: int | None = None
     retention: Retention = Retention()
     labels: dict[str, int] = {}
+    poll_interval_s: float | None = None
 
 
 def settings(
@@ -73,6 +76,7 @@ def settings(
     memory_limit: int | str | None = None,
     retention: float | timedelta | str | Mapping[str, float | timedelta | str] | Retention | None = None,
     labels: str | Iterable[str] | Mapping[str, int] = (),
+    poll_interval: float | timedelta | None = None,
 ) -> Settings:
     """Return checked Settings for a store's file (a path). Graces in seconds. Raises InvalidSettings, which names the value.
 
@@ -96,6 +100,7 @@ def settings(
         memory_limit=None if memory_limit is None else _size("memory_limit", memory_limit),
         retention=retention_of(retention),
         labels=_labels(labels),
+        poll_interval_s=None if poll_interval is None else interval("poll_interval", poll_interval),
     )
 
 
@@ -109,6 +114,14 @@ def seconds(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         raise InvalidSettings(f"{name} must be a number of seconds (or a timedelta), not negative: {value!r}")
     return float(value)
+
+
+def interval(name: str, value: object) -> float:
+    """Return the seconds between two looks, given as a number or a timedelta. Raises InvalidSettings."""
+    found = seconds(name, value)
+    if found < INTERVAL_MIN_S:
+        raise InvalidSettings(f"{name} must be {INTERVAL_MIN_S} seconds at least: {value!r}")
+    return found
 
 
 def _size(name: str, value: object) -> int:

@@ -34,6 +34,8 @@ def test_defaults() -> None:
         {"cancel_grace": -1},
         {"owner_grace": float("inf")},
         {"drain_grace": "30"},
+        {"poll_interval": 0},
+        {"poll_interval": "1s"},
     ],
 )
 def test_bad_values_are_named(wrong: dict[str, Any]) -> None:

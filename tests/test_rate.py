@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from taskpool import InvalidTask, Pool, Queue, QueueConfigConflict
-from taskpool.clock import NS, US, Instant
+from taskpool.clock import NS, US, Instant, ManualClock
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.core.rate import Bucket, Rates, free_at
@@ -104,9 +104,34 @@ def test_what_never_began_is_given_back() -> None:
     assert (world.row(first).status, world.row(third).status) == ("running", "queued")
     rates = Rates()
     rates.set_rules(Queue("api", rate=1.0, burst=2), 0, world.clock.now())
-    rates.take("api", world.mono)
-    rates.give_back("api")
+    rates.take("api", world.clock.now())
+    rates.give_back("api", world.wall)
     assert rates.buckets["api"].left(world.mono) == 2
+
+
+def test_what_dripped_in_vain_is_not_given_back() -> None:
+    """The bucket has run over since that start: it would be no fuller now without it."""
+    rates, clock = Rates(), ManualClock()
+    rates.set_rules(Queue("api", rate=1.0, burst=2), 0, clock.now())
+    first = clock.now()
+    rates.take("api", first)
+    clock.advance(5)
+    for _ in range(2):
+        rates.take("api", clock.now())
+    rates.give_back("api", first.wall)
+    assert rates.buckets["api"].left(clock.now().mono) == 0
+    rates.give_back("api", clock.now().wall)
+    assert rates.buckets["api"].left(clock.now().mono) == 1
+
+
+def test_what_a_dead_owner_had_sent_in_vain_is_given_back_to_the_next() -> None:
+    before = rig(Queue("api", rate=0.001, burst=1))
+    spent = the(before.turn(before.submitted(queue="api")), cmd.Spent)
+    rates = Rates()
+    rates.set_rules(Queue("api", rate=0.001, burst=1), spent.full_at, before.clock.now())
+    assert rates.buckets["api"].left(before.mono) == 0
+    rates.give_back("api", before.wall)
+    assert rates.buckets["api"].left(before.mono) == 1
 
 
 def test_a_caller_takes_a_token_too() -> None:
@@ -122,11 +147,11 @@ def test_a_caller_takes_a_token_too() -> None:
 
 @pytest.mark.parametrize(("rate", "burst", "left"), [(1.0, None, 1), (7.9, None, 7), (0.1, None, 1), (0.1, 4, 4), (1e6, 3, 3)])
 def test_a_bucket_that_rested_is_full(rate: float, burst: int | None, left: int) -> None:
-    assert Bucket(Queue("q", rate=rate, burst=burst), 0).left(10**18) == left
+    assert Bucket(Queue("q", rate=rate, burst=burst), 0, Instant(0, 0)).left(10**18) == left
 
 
 def test_tokens_come_back_one_by_one() -> None:
-    bucket = Bucket(API, 10 * NS)  # full in 10 s
+    bucket = Bucket(API, 10 * NS, Instant(0, 0))  # full in 10 s
     assert [bucket.left(round(at * NS)) for at in (8.4, 8.5, 8.999, 9.0, 9.5, 10.0, 99.0)] == [0, 0, 0, 1, 2, 3, 3]
     assert bucket.next_at() == 9 * NS
     assert free_at(API, 10 * US) == 9 * US

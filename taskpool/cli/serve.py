@@ -44,6 +44,12 @@ JOURNAL_LEVELS = {"info": 6, "warning": 4, "error": 3}
     "--cancel-grace", type=duration, default="5s", show_default=True, metavar="DURATION", help="From a cancel to the kill."
 )
 @click.option(
+    "--poll-interval",
+    type=duration,
+    metavar="DURATION",
+    help="Between looks at what nothing tells of (default: 30s at a clock that was set, 1s at a log that the kernel cannot watch).",
+)
+@click.option(
     "--durability",
     type=click.Choice(["power", "process"]),
     default="power",
@@ -80,6 +86,7 @@ def command(
     workers: int | None,
     max_workers: int | None,
     drain_grace: float,
+    poll_interval: float | None,
     cancel_grace: float,
     durability: str,
     memory_limit: str | None,
@@ -114,6 +121,7 @@ def command(
         durability="process" if durability == "process" else "power",
         cancel_grace=cancel_grace,
         drain_grace=drain_grace,
+        poll_interval=poll_interval,
         memory_limit=memory_limit,
         retention=parse_retention(retention),
         labels=counted(labels),

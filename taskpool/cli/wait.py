@@ -25,7 +25,6 @@ from taskpool.model import Status, Task
 if TYPE_CHECKING:
     from taskpool.doors.client import Client
 
-LOOK_S = 0.1  # between looks at a status that no message announces
 SHOWN_MAX = 10
 
 
@@ -45,8 +44,13 @@ SHOWN_MAX = 10
 @click.option(
     "--status", "wanted", type=click.Choice([s.value for s in Status]), metavar="STATUS", help="Until they have it, or ended."
 )
+@click.option(
+    "--interval", type=duration, default="100ms", show_default=True, metavar="DURATION", help="With --status: between two looks."
+)
 @click.pass_obj
-def command(session: Session, selection: Selection, timeout: float | None, any_one: bool, wanted: str | None) -> int:
+def command(
+    session: Session, selection: Selection, timeout: float | None, any_one: bool, wanted: str | None, interval: float
+) -> int:
     """Wait for tasks to end, and end as they did: 0, 1 (one failed), 7 (cancelled) or 8 (its process died)."""
     until = None if timeout is None else time.monotonic() + timeout
     with session.reader() as reader:
@@ -58,7 +62,7 @@ def command(session: Session, selection: Selection, timeout: float | None, any_o
         elif not enough():
             with session.client():  # without a server nothing will change
                 while not enough() and (until is None or time.monotonic() < until):
-                    time.sleep(LOOK_S)
+                    time.sleep(interval if until is None else max(0.0, min(interval, until - time.monotonic())))
                     tasks |= {task_id: reader.task(task_id) for task_id, task in tasks.items() if not task.status.is_terminal}
     complete = enough()
     _say(session, tasks, complete)

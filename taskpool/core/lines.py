@@ -304,7 +304,7 @@ class Lines:
         """Count a task against its queue's room and rate, and its key."""
         if row.key is not None:
             self.keys.started(row)
-        self.rates.take(row.queue, now.mono)
+        self.rates.take(row.queue, now)
         if row.queue in self._room:
             self._room[row.queue] -= 1
 

@@ -29,14 +29,27 @@ def free_at(queue: Queue, full_at: int) -> int:
 
 
 class Bucket:
-    """The tokens of one queue. full_at: monotonic ns; in the past, it is full."""
+    """The tokens of one queue. full_at: monotonic ns; in the past, it is full; since: it has not been full (wall µs)."""
 
-    __slots__ = ("burst", "full_at", "interval")
+    __slots__ = ("burst", "full_at", "interval", "since")
 
-    def __init__(self, queue: Queue, full_at: int) -> None:
+    def __init__(self, queue: Queue, full_at: int, now: Instant) -> None:
         self.interval = interval_ns(queue)
         self.burst = burst(queue)
         self.full_at = full_at
+        # At the latest; what is stored was rounded up.
+        self.since = now.wall - (now.mono - full_at + self.interval) // 1000 - 2
+
+    def take(self, now: Instant) -> None:
+        """Take a token out."""
+        if self.full_at <= now.mono:
+            self.full_at, self.since = now.mono, now.wall
+        self.full_at += self.interval
+
+    def give_back(self, taken_at: int) -> None:
+        """Put a token back that was taken at a moment (wall µs): unless the bucket has run over since, when it was lost anyway."""
+        if taken_at >= self.since:
+            self.full_at -= self.interval
 
     def left(self, mono: int) -> int:
         """Return how many may start now."""
@@ -61,21 +74,23 @@ class Rates:
         if queue.rate is None:
             return
         at = known.full_at if known is not None else now.mono + (full_at - now.wall) * 1000
-        bucket = self.buckets[queue.name] = Bucket(queue, at)
-        bucket.full_at = min(at, now.mono + bucket.burst * bucket.interval)
+        most = now.mono + burst(queue) * interval_ns(queue)
+        bucket = self.buckets[queue.name] = Bucket(queue, min(at, most), now)
+        if known is not None:
+            bucket.since = known.since
 
-    def take(self, name: str, mono: int) -> None:
+    def take(self, name: str, now: Instant) -> None:
         """A task of a queue starts."""
         bucket = self.buckets.get(name)
         if bucket is not None:
-            bucket.full_at = max(bucket.full_at, mono) + bucket.interval
+            bucket.take(now)
             self._changed.add(name)
 
-    def give_back(self, name: str) -> None:
-        """A task of a queue was started, and has not begun."""
+    def give_back(self, name: str, started_at: int) -> None:
+        """A task of a queue was started at a moment (wall µs), and has not begun."""
         bucket = self.buckets.get(name)
         if bucket is not None:
-            bucket.full_at -= bucket.interval
+            bucket.give_back(started_at)
             self._changed.add(name)
 
     def spent(self, now: Instant) -> list[Spent]:

@@ -373,7 +373,7 @@ class Scheduler:
                 self.attempts += 1
             else:
                 self._out.append(settle.returned(row, event.pid, now))
-                self.lines.rates.give_back(row.queue)
+                self.lines.rates.give_back(row.queue, row.started_at or 0)
             self._after_end(row)
 
     def _on_taken_back(self, event: ev.TakenBack, now: Instant) -> None:
@@ -385,7 +385,7 @@ class Scheduler:
                 box.taking_back = max(box.taking_back, n)
                 box.remove(n, self.durations.expected(row.name), now.mono)
                 self._out.append(settle.returned(row, box.pid, now))
-                self.lines.rates.give_back(row.queue)
+                self.lines.rates.give_back(row.queue, row.started_at or 0)
                 self._after_end(row)
 
     def _on_passed(self, event: ev.Passed, now: Instant) -> None:
@@ -465,7 +465,7 @@ class Scheduler:
             self._out.append(settle.rescued(row, now))
         else:
             self._out.append(settle.returned(row, 0, now))
-            self.lines.rates.give_back(row.queue)
+            self.lines.rates.give_back(row.queue, row.started_at or 0)
         # Its line is not read yet: the row comes back with the refill, in its place.
         if row.key is not None:
             self.lines.keys.note(row)

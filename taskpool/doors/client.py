@@ -7,15 +7,18 @@ a client is made: a Pool does that while its supervisor is starting.
 from __future__ import annotations
 
 import builtins
+import math
 import os
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypedDict, TypeVar, Unpack
 
 import msgspec
 
+from taskpool.config import interval as checked_interval
 from taskpool.config import socket_path, store_path
 from taskpool.doors.amending import TaskId
 from taskpool.doors.executing import Executing
@@ -23,8 +26,8 @@ from taskpool.doors.options import NOTHING_SAID
 from taskpool.doors.retaining import Retaining
 from taskpool.doors.selection import FilterFields, Wanted, filter_of, meant
 from taskpool.doors.submitter import Submitter
-from taskpool.errors import NoServer, NotFound, PoolStopped
-from taskpool.model import Attempt, Explanation, FlowState, Occurrence, Queue, QueueState, Schedule, Stats, Task
+from taskpool.errors import InvalidTask, NoServer, NotFound, PoolStopped
+from taskpool.model import Attempt, Explanation, FlowState, Occurrence, Queue, QueueState, Schedule, Stats, Status, Task
 from taskpool.wire import messages as wire
 from taskpool.wire.messages import News
 
@@ -40,6 +43,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 10.0
+WAIT_INTERVAL_S = 0.1  # between looks at a status that no message announces
 CONNECT_AGAIN_S = 0.01  # between tries while the supervisor has more connections to accept than it may keep waiting
 
 
@@ -109,14 +113,37 @@ class Client(Executing, Retaining):
             return 0
         return self._link.request(lambda seq: wire.Count(seq, matching)).next or 0
 
-    def wait(self, task_id: TaskId, timeout: float | None = None) -> Task:
-        """Wait for the end of a task, however it ends, and return it. TimeoutError after `timeout` seconds; NotFound."""
+    def wait(
+        self,
+        task_id: TaskId,
+        timeout: float | None = None,
+        *,
+        status: Status | str | None = None,
+        interval: float | timedelta = WAIT_INTERVAL_S,
+    ) -> Task:
+        """Wait for the end of a task, however it ends, and return it. TimeoutError after `timeout` seconds; NotFound.
+
+        status: or until it has that, of which no message tells: so the supervisor is asked every `interval` seconds.
+        """
+        if status is not None:
+            return self._wait_for_status(task_id, timeout, str(status), checked_interval("interval", interval))
         future = self.future(task_id)
         if not future.done():
             future._wait(timeout)
         if future._outcome is None and future._exception is not None:
             raise future._exception  # the pool ended first
         return self.get(task_id)
+
+    def _wait_for_status(self, task_id: TaskId, timeout: float | None, wanted: str, interval_s: float) -> Task:
+        if wanted not in set(Status):
+            raise InvalidTask(f"there is no status {wanted!r}", hint=f"there are {', '.join(Status)}")
+        until = None if timeout is None else time.monotonic() + timeout
+        while (task := self.get(task_id)).status != wanted and not task.status.is_terminal:
+            left = math.inf if until is None else until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(f"task {task.id} is still {task.status} after {timeout} s")
+            time.sleep(min(interval_s, left))
+        return task
 
     def attempts(self, task_id: int) -> list[Attempt]:
         """Return the attempts of a task, oldest first. NotFound."""

@@ -54,7 +54,9 @@ class Pool(Client):
     end, for owner_grace seconds); cancel_grace: seconds from a cancel to the kill; preload: modules to import once, before workers
     are forked; max_workers: to so many processes it grows while work waits (None: not at all); worker_idle: seconds for which those
     beyond `workers` are not needed before they leave; retention: how long ended tasks are kept (default: succeeded and cancelled
-    7 days, failed 30, interrupted for ever), seconds for all but the interrupted, "forever", or a mapping from status to either.
+    7 days, failed 30, interrupted for ever), seconds for all but the interrupted, "forever", or a mapping from status to either;
+    poll_interval: seconds between looks at what nothing can tell the supervisor of (None: 30 at a wall clock that was set, 1 at the
+    log of a store on a file system that the kernel cannot watch).
 
     Leaving the block waits for the futures this object handed out, and raises PoolStopped if the supervisor dies meanwhile. Leaving
     it by an exception or Ctrl-C stops: Cancelled is raised in what runs, after cancel_grace (or at another Ctrl-C) it is killed; it
@@ -77,6 +79,7 @@ class Pool(Client):
         memory_limit: int | str | None = None,
         retention: float | timedelta | str | Mapping[str, float | timedelta | str] | None = None,
         labels: str | Iterable[str] | Mapping[str, int] = (),
+        poll_interval: float | timedelta | None = None,
     ) -> None:
         _require_linux()
         _require_guard()
@@ -93,6 +96,7 @@ class Pool(Client):
             "memory_limit": memory_limit,
             "retention": retention,
             "labels": labels,
+            "poll_interval": poll_interval,
         }
         # All is checked before anything is started; the place of a private store is made after.
         self.settings: Settings = config.settings("/" if store is None else config.store_path(store), **said)

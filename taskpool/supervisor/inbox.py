@@ -20,7 +20,7 @@ from taskpool.store.records import options as options_of
 
 LOOK_NS_MIN = NS // 50  # between two looks because of the log: guests may write what is no task, and often
 FULL_RETRY_NS = NS // 2  # until those are tried again for which there was no room
-FALLBACK_NS = NS  # between two looks where the kernel cannot tell
+FALLBACK_S = 1.0  # between two looks where the kernel cannot tell
 
 
 class Source(Protocol):
@@ -51,7 +51,7 @@ class Inbox:
         self._store = store
         self._log = log
         self._watch = watch
-        self.fallback = False  # look by itself, once in a while
+        self._every_ns = 0  # look by itself so often
         self._version = store.data_version()
         self._unreadable: set[int] = set()  # rows that nobody can read
         self._look_at: int | None = None  # monotonic ns
@@ -72,6 +72,11 @@ class Inbox:
         """Look again later, whatever happens meanwhile."""
         self._look_at = now_mono + after_ns
         self._version = -1
+
+    def look_every(self, seconds: float, now_mono: int) -> None:
+        """Look by itself, for nobody tells of the log."""
+        self._every_ns = round(seconds * NS)
+        self.again(now_mono, self._every_ns)
 
     def next_look(self, now_mono: int) -> float | None:
         """Return the seconds until it looks by itself (0: now), or None."""
@@ -99,8 +104,8 @@ class Inbox:
             if self._watch is not None:
                 self._watch.drain()
                 self.quiet(False)
-            if self.fallback:
-                self._look_at = now_mono + FALLBACK_NS
+            if self._every_ns:
+                self._look_at = now_mono + self._every_ns
             self._compare()
         if not self.due:
             return []

@@ -112,11 +112,13 @@ class Loop:
         memory_limit: int | None = None,
         inbox: Inbox | None = None,
         pruning: Pruning | None = None,
+        clock_look_s: float = CLOCK_LOOK_S,
     ) -> None:
         """memory_limit: bytes that a task may use which says nothing of its own; inbox None: one that nobody tells of the log.
 
-        pruning None: nothing is.
+        pruning None: nothing is; clock_look_s: between looks at the wall clock while something waits for it.
         """
+        self._clock_look_s = clock_look_s
         self._pruning = pruning
         if pruning is not None:
             desk.on_prune = pruning.ask
@@ -238,7 +240,7 @@ class Loop:
         if self._progress_at:
             look = max(0.0, (self._progress_at - now.mono) / NS)
             return look if timer is None else min(timer, look)
-        return timer if timer is None else min(timer, CLOCK_LOOK_S)
+        return timer if timer is None else min(timer, self._clock_look_s)
 
     # ---- one turn's commands ----------------------------------------------------------------------------------------
 

@@ -36,8 +36,8 @@ from taskpool.model import Stats
 from taskpool.store.conditions import StoreBusy
 from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk
-from taskpool.supervisor.inbox import FALLBACK_NS, Inbox
-from taskpool.supervisor.loop import GIVE_UP_S, Loop
+from taskpool.supervisor.inbox import FALLBACK_S, Inbox
+from taskpool.supervisor.loop import CLOCK_LOOK_S, GIVE_UP_S, Loop
 from taskpool.supervisor.pruning import Pruning
 from taskpool.supervisor.server import Connection, Server, refusal
 from taskpool.supervisor.spawning import Spawning
@@ -188,6 +188,7 @@ class Supervisor:
             clock=self._clock,
             log=self._warn,
             memory_limit=settings.memory_limit,
+            clock_look_s=settings.poll_interval_s or CLOCK_LOOK_S,
             pruning=Pruning(store, settings.retention, time.monotonic_ns()),
         )
         self._loop.after_turn = self._end_when_idle
@@ -205,10 +206,10 @@ class Supervisor:
         try:
             watch = FileWatch(str(self._store.places.wal))
         except OSError as error:
-            self._log(f"looking into the inbox once a second: {error}")
+            every_s = self.settings.poll_interval_s or FALLBACK_S
+            self._log(f"looking into the inbox every {every_s:g} s: {error}")
             inbox = Inbox(self._store, self._log)
-            inbox.fallback = True
-            inbox.again(time.monotonic_ns(), FALLBACK_NS)
+            inbox.look_every(every_s, time.monotonic_ns())
             return inbox
         inbox = Inbox(self._store, self._log, watch=watch)
         inbox.quiet = lambda quiet: self._poller.modify(watch.fd, 0 if quiet else IN)
