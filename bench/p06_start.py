@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 from bench import facts, processes
@@ -65,16 +64,13 @@ def _idle(contender: str, seconds: float) -> dict[str, float]:
     """Return memory, wake-ups and CPU of an idle pool's supervisor, and the memory of one of its workers."""
     with opened(contender) as found:
         pid = found.pool.stats().pid
-        time.sleep(1.0)  # what follows the last task is over
-        woken, cpu = processes.wakeups(pid), processes.cpu_ns(pid)
-        time.sleep(seconds)
-        woken, cpu = processes.wakeups(pid) - woken, processes.cpu_ns(pid) - cpu
+        idle = processes.idle_cost(pid, seconds)
         stats = found.pool.stats()
         return {
             "supervisor_rss": processes.rss_mb(pid),
             "worker_pss": max(processes.pss_mb(worker.pid) for worker in stats.workers if worker.pid),
-            "wakeups": woken / seconds,
-            "idle_cpu": cpu / 1e6 / seconds,
+            "wakeups": idle.wakeups,
+            "idle_cpu": idle.cpu_ms,
         }
 
 

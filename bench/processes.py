@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
 def cpu_ns(pid: int) -> int:
@@ -26,6 +28,21 @@ def wakeups(pid: int) -> int:
             if line.startswith("voluntary_ctxt_switches"):
                 total += int(line.split()[1])
     return total
+
+
+class Idle(NamedTuple):
+    """What a process costs while nothing is to be done, a second: wake-ups, ms of processor time."""
+
+    wakeups: float
+    cpu_ms: float
+
+
+def idle_cost(pid: int, seconds: float) -> Idle:
+    """Return what an idle process costs during the next so many seconds, when what follows its last work is over."""
+    time.sleep(1.0)
+    woken, cpu = wakeups(pid), cpu_ns(pid)
+    time.sleep(seconds)
+    return Idle((wakeups(pid) - woken) / seconds, (cpu_ns(pid) - cpu) / 1e6 / seconds)
 
 
 def rss_mb(pid: int) -> float:

@@ -26,6 +26,7 @@ MODULES = {
     "P18": "p18_busy_caller",
     "P19": "p19_transaction",
     "P20": "p20_graphs",
+    "P21": "p21_schedules",
 }
 
 

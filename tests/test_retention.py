@@ -17,7 +17,7 @@ from taskpool.errors import InvalidSettings, InvalidTask
 from taskpool.model import Filter, FlowSpec, Occurrence, Options, Schedule, encode
 from taskpool.retention import DAY_S, ENDED, Retention, retention_of
 from taskpool.store.conditions import StoreBusy
-from taskpool.store.pruning import PAGE, Rule, Walk
+from taskpool.store.pruning import PAGE, SCHEDULES, Rule, Walk
 from taskpool.store.reading import Reader
 from taskpool.store.store import Store
 from taskpool.supervisor import pruning
@@ -223,6 +223,30 @@ def test_old_occurrences_go_and_the_latest_stays(store: Store) -> None:
     prune(store, MONTH, schedules=True)
     assert [one.planned_at for one in store.occurrences("nightly")] == [T0 + 4]
     assert [row.last_at for row in store.schedule_rows()] == [T0 + 4]
+
+
+@pytest.mark.parametrize("fired", [0, 1])
+def test_schedules_that_have_nothing_to_delete_are_passed_over(store: Store, fired: int) -> None:
+    """However many there are: thousands that rest must not make a round of many steps."""
+    plans: list[object] = []
+    for number in range(300):
+        name = f"resting-{number:03}"
+        plans.append(Keep(Schedule(name=name, spec="@every 60s", handler="jobs:price")))
+        plans += [Occur(Occurrence(name, T0, "skipped", "missed", None, T0)) for _ in range(fired)]
+    for number in range(SCHEDULES + 1):
+        name = f"worn-{number:03}"
+        plans.append(Keep(Schedule(name=name, spec="@every 60s", handler="jobs:price")))
+        plans += [Occur(Occurrence(name, T0 + n, "skipped", "missed", None, T0 + n)) for n in range(3)]
+    store.commit([], plans=plans)  # type: ignore[arg-type]
+    walk, found = Walk(Rule(DEFAULT, MONTH, schedules=True)), []
+    while not walk.done:
+        store.prune(walk)
+        found.append(len(walk.schedules))
+    assert [count for count in found if count] == [SCHEDULES, 1]
+    assert len(found) - found.index(SCHEDULES) == 2, "two steps for all of them, after those through the tasks"
+    assert [len(store.occurrences(name)) for name in ("resting-000", "resting-299", "worn-000", f"worn-{SCHEDULES:03}")] == [
+        fired, fired, 1, 1,
+    ]  # fmt: skip
 
 
 def test_a_reader_counts_what_could_go(tmp_path: Path) -> None:

@@ -24,13 +24,21 @@ from taskpool.retention import ENDED, Retention, retention_for
 
 PAGE: Final = 1_000  # rows read in one step …
 ROWS: Final = 250  # … of which so many tasks are deleted at most
-SCHEDULES: Final = 50  # schedules of which old occurrences are deleted in one step
+SCHEDULES: Final = 50  # schedules of which old occurrences are deleted in one step, of a page of those that ever fired
 GROUPS_MAX: Final = 10_000  # flows and batches that a walk remembers
 _MAX: Final = (1 << 63) - 1
 
 _WANTED: Final = "FROM json_each(:ids) AS wanted CROSS JOIN"
 _JOINED: Final = "LEFT JOIN retain ON retain.task_id = task.id"
 _OWN, _ALL = "retain CROSS JOIN task ON task.id = retain.task_id", f"task {_JOINED}"
+# From one name to the next by the index, however many occurrences each has; old: the first of several lies behind the horizon.
+_SCHEDULES: Final = (
+    "WITH RECURSIVE seen(name) AS (SELECT MIN(schedule) FROM occurrence WHERE schedule > :last UNION ALL "
+    "SELECT (SELECT MIN(schedule) FROM occurrence WHERE schedule > seen.name) FROM seen WHERE seen.name IS NOT NULL) "
+    "SELECT name, (SELECT old.at <= :horizon AND old.planned_at < (SELECT MAX(planned_at) FROM occurrence WHERE schedule = name) "
+    "FROM occurrence AS old WHERE old.schedule = name ORDER BY old.planned_at LIMIT 1) "
+    "FROM seen WHERE name IS NOT NULL LIMIT :page"
+)
 _PERIOD_OVER: Final = (  # of its unique key: until then it is what a further one is answered with
     "(task.unique_key IS NULL OR NOT EXISTS (SELECT 1 FROM unique_period AS had "
     "WHERE had.unique_key = task.unique_key AND had.task_id = task.id AND had.until > :now))"
@@ -89,6 +97,7 @@ class Walk:
         self.gone: Counter[str] = Counter()
         self.done = False
         self.schedules: list[str] = []  # of which old occurrences are to be deleted after this step
+        self._schedule = ""  # the last that was looked at
         self._seen = False  # all tasks
         self._own = True  # the tasks with a period of their own come first
         self._below = _MAX
@@ -119,7 +128,7 @@ class Walk:
     def repeat(self) -> None:
         """What the last call of `find` returned could not be deleted: look at that page once more."""
         self._own, self._below, self._seen = self._from
-        self.schedules = []
+        self.schedules, self._schedule = [], ""
         self.done = False
 
     def find(self, db: sqlite3.Connection, rows: int = ROWS) -> list[int]:
@@ -159,10 +168,16 @@ class Walk:
         return ids
 
     def _find_schedules(self, db: sqlite3.Connection) -> None:
-        last = self.schedules[-1] if self.schedules else ""
-        found = db.execute("SELECT name FROM schedule WHERE name > ? ORDER BY name LIMIT ?", (last, SCHEDULES)).fetchall()
-        self.schedules = [name for (name,) in found]
-        self.done = len(found) < SCHEDULES
+        self.schedules = []
+        seen = 0
+        for name, is_old in db.execute(_SCHEDULES, {"last": self._schedule, "horizon": self.horizon, "page": PAGE}):
+            self._schedule = name
+            seen += 1
+            if is_old:
+                self.schedules.append(name)
+                if len(self.schedules) == SCHEDULES:
+                    return
+        self.done = seen < PAGE
 
     def _first(self, db: sqlite3.Connection) -> int:
         """Return an id below which lie all tasks that can have ended long enough ago: those that were stored before."""
