@@ -14,6 +14,7 @@ from taskpool.model import TaskError, TaskSpec
 from taskpool.wire import messages as wire
 from taskpool.wire.codec import encode_result
 from taskpool.wire.frames import Closed, FrameReader, FrameWriter
+from taskpool.wire.requests import request_decoder
 
 WELCOME = wire.Welcome(wire.PROTOCOL, 4242, "/nowhere/x.db", 1, 2)
 
@@ -93,7 +94,7 @@ class Peer:
     def _run(self) -> None:
         while not self._reader.eof:
             for frame in self._reader.read():
-                request = wire.request_decoder.decode(frame)
+                request = request_decoder.decode(frame)
                 if isinstance(request, wire.Hello):
                     self.send(self._greeting)
                 else:

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from taskpool.doors.refusals import error_of
 from taskpool.errors import NoServer, PoolStopped
+from taskpool.wire.answers import answer_decoder
 from taskpool.wire.frames import FrameReader
-from taskpool.wire.messages import PROTOCOL, Goodbye, Hello, Refused, Welcome, answer_decoder, encoder
+from taskpool.wire.messages import PROTOCOL, Goodbye, Hello, Refused, Welcome, encoder
 
 
 def greet(sock: socket.socket, reader: FrameReader, frames: deque[bytes], name: str, cause: Callable[[], str]) -> Welcome:

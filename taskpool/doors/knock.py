@@ -11,8 +11,9 @@ import msgspec
 
 from taskpool.config import socket_path
 from taskpool.errors import TaskpoolError
+from taskpool.wire.answers import answer_decoder
 from taskpool.wire.frames import FrameReader
-from taskpool.wire.messages import Find, Reply, answer_decoder, encoder
+from taskpool.wire.messages import Find, Reply, encoder
 
 
 def find(store: str, uids: Sequence[bytes], timeout_s: float) -> list[int] | None:

@@ -31,6 +31,7 @@ from taskpool.doors.outbox import Bundle, Outbox
 from taskpool.doors.refusals import error_of
 from taskpool.errors import AlreadyExists, PoolStopped, TaskpoolError
 from taskpool.model import Filter
+from taskpool.wire.answers import answer_decoder
 from taskpool.wire.frames import FrameReader, FrameTooLong
 from taskpool.wire.messages import (
     Accepted,
@@ -46,7 +47,6 @@ from taskpool.wire.messages import (
     Speak,
     Told,
     Watch,
-    answer_decoder,
 )
 from taskpool.wire.poller import IN, OUT, Poller
 

@@ -28,7 +28,7 @@ from taskpool.errors import InvalidTask, PoolStopped
 from taskpool.model import FlowSpec, StepSpec, TaskSpec
 from taskpool.wire.description import Description
 from taskpool.wire.frames import Closed, FrameWriter
-from taskpool.wire.messages import Request, Submit, encoder, request_decoder
+from taskpool.wire.messages import Request, Submit, encoder
 
 if TYPE_CHECKING:
     from taskpool.doors.link import Link
@@ -242,6 +242,8 @@ class Outbox:
 
 def _checked(request: Request) -> bytes:
     """Return a request's frame. What is no request would end the connection, and with its owner's the pool: raise InvalidTask."""
+    from taskpool.wire.requests import request_decoder
+
     try:
         frame = encoder.encode(request)
         request_decoder.decode(frame)

@@ -19,8 +19,9 @@ import msgspec
 from taskpool import errors
 from taskpool.errors import StoreUnusable, TaskpoolError
 from taskpool.wire.frames import Closed, FrameReader, FrameTooLong, FrameWriter
-from taskpool.wire.messages import Answer, Goodbye, Refused, Request, encoder, request_decoder
+from taskpool.wire.messages import Answer, Goodbye, Refused, Request, encoder
 from taskpool.wire.poller import GONE, IN, OUT, Poller
+from taskpool.wire.requests import request_decoder
 
 OUT_BYTES_MAX = 64 << 20  # unsent answers of one client: a frame may be large, a pile of them means it does not read
 CLIENTS_MAX = 256

@@ -639,8 +639,5 @@ class Goodbye(msgspec.Struct, array_like=True, tag="goodbye"):
 Answer = Welcome | Accepted | Settled | Reply | Refused | News | Told | Goodbye
 
 encoder = msgspec.msgpack.Encoder()
-boot_decoder = msgspec.msgpack.Decoder(Boot)
-request_decoder = msgspec.msgpack.Decoder(Request)
-answer_decoder = msgspec.msgpack.Decoder(Answer)
 jobs_decoder = msgspec.msgpack.Decoder(list[Job] | ChildAnswered)
 record_decoder = msgspec.msgpack.Decoder(Record)

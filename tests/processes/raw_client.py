@@ -8,7 +8,8 @@ import struct
 from pathlib import Path
 
 from taskpool.config import socket_path
-from taskpool.wire.messages import PROTOCOL, Answer, Hello, Refused, Request, Welcome, answer_decoder, encoder
+from taskpool.wire.answers import answer_decoder
+from taskpool.wire.messages import PROTOCOL, Answer, Hello, Refused, Request, Welcome, encoder
 
 WAIT_S = 30.0
 

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections import Counter
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,9 +17,9 @@ import pytest
 
 from taskpool import Pool, PoolStopped, RetryPolicy, controller
 from taskpool.model import Options
-from taskpool.testing import planted_fault
 from tests.processes import evidence
 from tests.processes.evidence import chance, finish, wait_gone
+from tests.processes.killing import drive_to
 from tests.processes.test_kill_loops import Killer
 
 TASKS = 300
@@ -132,12 +133,7 @@ def test_a_death_at_each_point_of_an_attempts_end(place: Path, tag: str, point: 
     """A report that lies in the ring of a dead owner's worker has its children too, once."""
     path = place / "x.db"
     for nth in range(1, 5):
-        with planted_fault(point, nth=nth):
-            try:
-                with Pool(path, workers=1, durability="process") as pool:
-                    drive(pool, place, 3 * nth)
-            except PoolStopped:
-                pass
+        drive_to(path, point, nth, partial(drive, place=place, count=3 * nth))
         wait_gone(tag)
         check(place, 3 * nth, ended=False)
     with Pool(path, workers=1, durability="process") as pool:
