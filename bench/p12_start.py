@@ -64,8 +64,7 @@ def _start(store: Path, ledger: Path) -> tuple[float, float]:
         pool.stop()
     except PoolStopped:
         pass
-    while any(processes.state(pid) not in ("", "Z") for pid in workers):
-        time.sleep(0.005)
+    processes.wait_gone(workers)
     return seconds, rss
 
 

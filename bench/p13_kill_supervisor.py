@@ -80,7 +80,7 @@ def campaign(directory: Path, tasks: int, kills: int, dice: random.Random, tally
             os.kill(stats.pid, signal.SIGKILL)
             killed += 1
             tally.kills += 1
-            tally.gone_s.append(_all_gone(pids))
+            tally.gone_s.append(processes.wait_gone(pids))
             tally.excused += facts.workers()
         finally:
             results.clear()
@@ -106,13 +106,6 @@ def _first_begin(ledger: Path, before: int, from_ns: int) -> list[float]:
             return [(found[before][1] - from_ns) / 1e9]
         time.sleep(0.005)
     return [10.0]
-
-
-def _all_gone(pids: list[int]) -> float:
-    began = time.monotonic()
-    while any(processes.state(pid) not in ("", "Z") for pid in pids) and time.monotonic() < began + 10:
-        time.sleep(0.005)
-    return time.monotonic() - began
 
 
 def _wait_until_all_ended(pool: Any, tasks: int) -> None:

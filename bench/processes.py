@@ -78,6 +78,14 @@ def state(pid: int) -> str:
         return ""
 
 
+def wait_gone(pids: list[int], patience_s: float = 10.0) -> float:
+    """Wait until none of these processes lives (one may be a zombie), or patience ends; return the seconds it took."""
+    began = time.monotonic()
+    while any(state(pid) not in ("", "Z") for pid in pids) and time.monotonic() < began + patience_s:
+        time.sleep(0.005)
+    return time.monotonic() - began
+
+
 def descendants(pid: int) -> list[int]:
     """Return the process's children, their children and so on, parents first."""
     children: dict[int, list[int]] = {}
