@@ -22,7 +22,7 @@ from taskpool.core.commands import Move, Place
 from taskpool.core.events import DueStep, TaskRow
 from taskpool.core.lifecycle import CANCELLED, FAILED, PENDING, QUEUED, SUCCEEDED, TERMINAL
 from taskpool.errors import InvalidTask
-from taskpool.model import FlowSpec, Options, StepSpec, TaskError
+from taskpool.model import FlowSpec, Options, StepSpec, TaskError, TaskSpec
 
 ON_SUCCESS: Final = 0  # the parent must succeed
 ON_ANY: Final = 1  # … must end
@@ -63,6 +63,11 @@ def placed(step: StepSpec, flow: FlowSpec | None, ids: Sequence[int], due_at: in
         if len(ids) == 1:
             place.opens = flow
     return place, limit(options, begun=False) if parents else due_at
+
+
+def takes_results(spec: TaskSpec) -> bool:
+    """Return whether results of others are among a task's arguments."""
+    return spec.step is not None and any(is_argument for _, _, is_argument in spec.step.parents)
 
 
 def limit(options: Options, *, begun: bool) -> int:

@@ -17,12 +17,15 @@ from taskpool.core.graph import ON_FAILED, ON_SUCCESS, counted, is_broken
 from taskpool.core.lifecycle import CANCELLED, FAILED, INTERRUPTED, SUCCEEDED, TERMINAL
 from taskpool.model import FlowState, Status
 from taskpool.store.stages import Stage
+from taskpool.store.wide import insert as insert_wide
 from taskpool.wire.messages import Input
 
 DUE_MAX: Final = 10_000  # steps that are told of at once
 
 _LIVE: Final = "(task.status = 'running' OR task.status = 'queued' OR task.status = 'pending' OR task.status = 'retrying')"
 _WANTED: Final = "FROM json_each(?) AS wanted CROSS JOIN"
+_STEP: Final = "INSERT INTO step(task_id, flow_id, label, parents, open, broken, held, due_at) VALUES(?, ?, ?, ?, ?, ?, ?, ?)"
+_EDGE: Final = "INSERT INTO edge(parent, child, condition) VALUES(?, ?, ?)"
 _ENDED: Final = (  # an edge is broken if its condition is the second parameter
     "UPDATE step SET open = step.open - found.n, broken = step.broken + found.broken FROM (SELECT edge.child AS child, "
     "COUNT(*) AS n, SUM(edge.condition = ?) AS broken FROM json_each(?) AS wanted CROSS JOIN edge ON edge.parent = wanted.value "
@@ -105,8 +108,8 @@ class GraphWriter:
             edges += [(parent, insert.id, condition) for parent, condition, _ in parents]
             if place.opens is not None:
                 flows.append((insert.id, place.opens.name, insert.created_at, place.opens.fail_fast))
-        self._db.executemany("INSERT INTO step VALUES(?, ?, ?, ?, ?, ?, ?, ?)", steps)
-        self._db.executemany("INSERT INTO edge(parent, child, condition) VALUES(?, ?, ?)", sorted(edges))
+        insert_wide(self._db, _STEP, steps)
+        insert_wide(self._db, _EDGE, sorted(edges))
         self._db.executemany("INSERT INTO flow VALUES(?, ?, ?, ?, NULL, 0)", flows)
         if unsure:
             self._recount(unsure)
@@ -205,7 +208,7 @@ def _sizes(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, int]:
     found = db.execute(
         f"SELECT wanted.value, SUM(LENGTH(task.result)) {_WANTED} step ON step.task_id = wanted.value "
         "CROSS JOIN json_each(step.parents) AS one CROSS JOIN task ON task.id = json_extract(one.value, '$[0]') "
-        "WHERE json_extract(one.value, '$[2]') GROUP BY wanted.value",
+        "WHERE instr(step.parents, 'true') AND json_extract(one.value, '$[2]') GROUP BY wanted.value",  # most take none
         (_json(ids),),
     )
     return {task_id: size or 0 for task_id, size in found}

@@ -120,21 +120,6 @@ def for_many(statement: str) -> str:
     return statement.removesuffix("= ?") + "IN (SELECT value FROM json_each(?))"
 
 
-@cache
-def widened(statement: str, count: int, shared: tuple[bool, ...]) -> str:
-    """Return an INSERT for `count` rows at once. shared: which parameters are the same for all: these are bound once, first."""
-    head, values = statement.split("VALUES")
-    said = iter(shared)
-    varying = shared.count(False)
-    numbers = iter(range(1, varying + 1))
-    columns = [
-        item if item != "?" or next(said) else f"column{next(numbers)}"  # as SQLite calls the columns of VALUES
-        for item in values.strip("() ").split(", ")
-    ]
-    row = f"({', '.join('?' * varying)})"
-    return f"{head}SELECT {', '.join(columns)} FROM (VALUES{', '.join([row] * count)})"
-
-
 _pack = msgspec.msgpack.Encoder().encode
 
 

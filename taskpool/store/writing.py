@@ -17,8 +17,8 @@ from taskpool.store import eventlog, stages
 from taskpool.store.conditions import Refused
 from taskpool.store.graphs import GraphWriter
 from taskpool.store.stages import Grouping, Stage
+from taskpool.store.wide import insert
 
-WIDE: Final = 25  # rows of one INSERT, where there are so many
 _QUEUES_OF: Final = "SELECT task.id, task.queue FROM json_each(?) AS wanted CROSS JOIN task ON task.id = wanted.value"
 MANY_COUNTS: Final = 50  # counts written by one execution, where many queues have tasks (µs each: 1.5, so 0.8)
 KNOWN_MAX: Final = 50_000  # tasks whose queues are remembered
@@ -58,7 +58,7 @@ class Writer:
         for statement in stages.INSERTS:
             rows = params.get(statement)
             if rows:
-                self._insert(statement, rows)
+                self.rows += insert(self._db, statement, rows)
         for statement in stages.UPDATES:
             rows = params.get(statement)
             if rows:
@@ -131,24 +131,6 @@ class Writer:
                 found.add(save.id)
             self._db.execute("RELEASE one")
         return [*found.union(banned)]
-
-    def _insert(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
-        """Insert rows, many by one execution: each opens a cursor on the table and all its indexes (4.9 µs a row, so 3.3).
-
-        What all of them say is bound once, for binding is half of what is left (so 2.0).
-        """
-        done, count = 0, len(rows)
-        self.rows += count
-        while count - done >= WIDE:
-            columns = list(zip(*rows[done : done + WIDE], strict=True))
-            shared = tuple([column.count(column[0]) == WIDE for column in columns])
-            params = [column[0] for column, same in zip(columns, shared, strict=True) if same]
-            varying = [column for column, same in zip(columns, shared, strict=True) if not same]
-            params += chain.from_iterable(zip(*varying, strict=True))
-            self._db.execute(stages.widened(statement, WIDE, shared), params)
-            done += WIDE
-        if done < count:
-            self._db.executemany(statement, rows[done:] if done else rows)
 
     def _update(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
         """Update rows, each of which must be as it was said to be."""

@@ -388,15 +388,17 @@ class Desk:
     def _check_parents(self, specs: Sequence[TaskSpec]) -> None:
         """Raise NotFound unless all parents of new tasks are stored, or come before them in their submit."""
         wanted: set[int] = set()
+        conditions = graph.CONDITIONS.values()
         for number, spec in enumerate(specs):
             if spec.step is None:
                 continue
-            if len({ref for ref, _, _ in spec.step.parents}) != len(spec.step.parents):
+            parents = spec.step.parents
+            if len(parents) > 1 and len({ref for ref, _, _ in parents}) != len(parents):
                 raise InvalidTask(f"task {number + 1} of a submit names a parent twice")
-            for ref, condition, _ in spec.step.parents:
+            for ref, condition, _ in parents:
                 if ref > 0:
                     wanted.add(ref)
-                if condition not in graph.CONDITIONS.values() or ref == 0 or -ref > number:
+                if ref == 0 or -ref > number or condition not in conditions:
                     raise InvalidTask(f"task {number + 1} of a submit cannot depend on {ref} under condition {condition}")
         if wanted:
             missing = wanted - {row.id for row in self._store.rows(sorted(wanted))}

@@ -18,7 +18,7 @@ from typing import assert_never
 from taskpool import faults
 from taskpool.clock import NS, Clock, Instant
 from taskpool.core import commands as cmd
-from taskpool.core import effects, unique
+from taskpool.core import effects, graph, unique
 from taskpool.core import events as ev
 from taskpool.core.events import TaskRow
 from taskpool.core.lifecycle import TERMINAL, WAITING
@@ -34,10 +34,11 @@ from taskpool.supervisor.inbox import Inbox
 from taskpool.supervisor.linger import Linger
 from taskpool.supervisor.pruning import Pruning
 from taskpool.supervisor.server import STARVED_S, Server
-from taskpool.wire.messages import Job, News, Reply, Told
+from taskpool.wire.messages import Input, Job, News, Reply, Told
 from taskpool.wire.poller import Poller
 
 SPEC_BYTES_MAX = 64 << 20  # payloads of waiting tasks kept in memory; the others are read when they start
+STEP_SPECS_MAX = 20_000  # … and no step's beside so many
 BUSY_RETRY_NS = 2 * NS // 1000  # between tries of a commit while a guest holds the write lock, doubled …
 BUSY_RETRY_NS_MAX = NS // 20  # … up to this
 BUSY_WARN_NS = NS
@@ -296,7 +297,7 @@ class Loop:
                     self._forget_spec(command.id)  # type: ignore[union-attr]  # the store knows its new options
             elif kind is cmd.Insert:
                 saves.append(command)  # type: ignore[arg-type]
-                if command.place is not None:  # type: ignore[union-attr]
+                if command.place is not None and len(specs) >= STEP_SPECS_MAX:  # type: ignore[union-attr]
                     continue  # it may be long until it starts
                 specs[command.id] = command.spec  # type: ignore[union-attr]
                 self._spec_bytes += len(command.spec.payload)  # type: ignore[union-attr]
@@ -339,7 +340,7 @@ class Loop:
         faults.point("reply.before")
         if ended:
             for end in ended:
-                specs.pop(end.id, None)
+                self._forget_spec(end.id)
             self._desk.readings.settle(ended)
         if self._spec_bytes > SPEC_BYTES_MAX:
             specs.clear()  # all of them are in the store
@@ -420,7 +421,7 @@ class Loop:
         tasks, specs = self._scheduler.tasks, self._specs
         stored = [start.id for start in starts if start.attempt > 1 or start.id not in specs]
         payloads = self._store.payloads(stored) if stored else {}
-        inputs = self._store.inputs(stored) if stored and self._store.has_graphs else {}
+        inputs = self._inputs(starts)
         batches: dict[int, tuple[list[Job], list[Limits]]] = {}
         for start in starts:
             task_id = start.id
@@ -430,7 +431,8 @@ class Loop:
             else:
                 spec = specs.pop(task_id)
                 self._spec_bytes -= len(spec.payload)
-                job = Job(start.n, task_id, start.attempt, spec.name, spec.codec, spec.payload, spec.options)
+                given = inputs.get(task_id)
+                job = Job(start.n, task_id, start.attempt, spec.name, spec.codec, spec.payload, spec.options, inputs=given)
             if start.caller is not None:
                 self._server.send(start.caller[0], Reply(start.caller[1], lent=(start.worker, job)))
                 continue
@@ -448,6 +450,14 @@ class Loop:
             if index:
                 faults.point("start.half")
             self._engine.send(worker, jobs, limits)
+
+    def _inputs(self, starts: list[cmd.Start]) -> dict[int, list[Input]]:
+        """Return the results that started tasks take as arguments, by task. Must come before their specs are taken out."""
+        if not self._store.has_graphs:
+            return {}
+        specs = self._specs
+        asked = [start.id for start in starts if (spec := specs.get(start.id)) is None or graph.takes_results(spec)]
+        return self._store.inputs(asked) if asked else {}
 
     def _act(self, command: cmd.Act, turn: Turn) -> None:
         match command:
