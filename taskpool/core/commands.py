@@ -68,6 +68,7 @@ class Start(msgspec.Struct, gc=False):
     n: int
     at: int
     caller: tuple[int, int] | None = None  # the client that runs it itself, and the number of its request
+    freed_at: int | None = None  # it waited for its parents until now: its scheduled_at from now on
 
 
 class Closed(msgspec.Struct, gc=False):

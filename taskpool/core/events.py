@@ -132,7 +132,7 @@ class DueStep(msgspec.Struct):
 
 
 class StepsDue(msgspec.Struct, tag=True):
-    """What the store knows after a commit of tasks whose parents have ended. Comes first in the next turn."""
+    """Tasks whose parents have ended: as the store knows after a commit, first in the next turn; or as it foresees, last in this."""
 
     steps: list[DueStep]
 
@@ -318,6 +318,9 @@ class StopAsked(msgspec.Struct, tag=True):
 
     grace_s: float | None
 
+
+# Events that ask something of tasks by their rows, and meet them as the store will have them.
+ASKING = (CancelAsked, RetryAsked, UpdateAsked, ExecuteAsked)
 
 Event = (
     Opened

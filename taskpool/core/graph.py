@@ -13,12 +13,12 @@ as the store.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from taskpool.clock import Instant
 from taskpool.core import settle
-from taskpool.core.commands import Move, Place
+from taskpool.core.commands import Command, End, Move, Place
 from taskpool.core.events import DueStep, TaskRow
 from taskpool.core.lifecycle import CANCELLED, FAILED, PENDING, QUEUED, SUCCEEDED, TERMINAL
 from taskpool.errors import InvalidTask
@@ -88,6 +88,11 @@ def hold(row: TaskRow, renewed: Move) -> None:
 # ---- going on -------------------------------------------------------------------------------------------------------
 
 
+def is_free(row: TaskRow, step: DueStep, now: Instant) -> bool:
+    """Return whether a waiting task may start in this very turn."""
+    return not step.culprit and step.size <= INPUT_BYTES_MAX and step.due_at + row.round <= now.wall
+
+
 def decided(row: TaskRow, step: DueStep, now: Instant) -> Move:
     """Return what becomes of a waiting task: it is cancelled for a culprit, fails for too large an input, or may start."""
     if step.culprit:
@@ -101,6 +106,25 @@ def decided(row: TaskRow, step: DueStep, now: Instant) -> Move:
         command = settle.move(row, PENDING if late else QUEUED, now, scheduled_at=due_at if late else now.wall)
     command.held = False
     return command
+
+
+def ended_well(commands: Iterable[Command]) -> dict[int, int]:
+    """Return the tasks that succeed by the commands of a turn, with the bytes of their results: their children may start in it too.
+
+    None if something else happens in it on which children depend, for then it is not worth the thought: the store says in the next.
+    """
+    found: dict[int, int] = {}
+    for command in commands:
+        kind = type(command)
+        if kind is End:
+            if command.to == SUCCEEDED:  # type: ignore[union-attr]  # mypy does not narrow by `type(x) is`
+                report = command.report  # type: ignore[union-attr]
+                found[command.id] = len(report.value or b"") if report is not None else 0  # type: ignore[union-attr]
+            elif command.to in TERMINAL:  # type: ignore[union-attr]
+                return {}
+        elif kind is Move and (command.to in TERMINAL or command.clear_error):  # type: ignore[union-attr]
+            return {}
+    return found
 
 
 def why(step: DueStep) -> str:

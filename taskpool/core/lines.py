@@ -91,6 +91,14 @@ class Lines:
             self._watch_deadline(row)
         return kept
 
+    def admit(self, row: TaskRow) -> bool:
+        """Put a task into its queue's line before its row says so; return whether it stands before the line's mark."""
+        kept = self._grow(row.queue).offer((row.rank, row.scheduled_at, row.id))
+        if kept:
+            self._tasks[row.id] = row
+            self._watch_deadline(row)
+        return kept
+
     def take_out(self, row: TaskRow) -> None:
         """Take a held task out of its line, before it is put elsewhere: else it might come to stand in one place twice."""
         if row.id in self._tasks:

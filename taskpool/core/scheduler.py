@@ -91,6 +91,7 @@ class Scheduler:
         self._halted = False
         self._recovered: list[children.Child] = []  # of successes that a dead owner had not stored, until ids are known
         self._due: list[TaskRow] = []  # became ready in this turn, stored as pending or retrying
+        self._freed: dict[int, ev.DueStep] = {}  # need not wait for their parents any longer, and may start in this turn
         self._gone: dict[int, TaskRow] = {}  # left memory in this turn; what the store says of them is about to change
         self._stuck_at: int | None = None
         self._out: list[Command] = []
@@ -101,6 +102,8 @@ class Scheduler:
         """Take one event; return what follows from it, in order."""
         out: list[Command] = []
         self._out = out
+        if self._freed and type(event) in ev.ASKING:
+            self._queue_freed(now)
         match event:
             case ev.Reported():
                 self._on_reported(event, now)
@@ -306,20 +309,56 @@ class Scheduler:
         if self.stopping:
             return
         for step in event.steps:
-            row = self.tasks.get(step.row.id) or self._gone.get(step.row.id) or step.row
+            row = self._row_of(step)
             if row.status in TERMINAL or (row.status != PENDING and not step.culprit):
                 continue
             if row.status == RUNNING:
                 if step.culprit and row.cancel_requested_at is None:
                     self._cancel(row, ev.CancelAsked(0, 0, [row.id], [], graph.why(step)), now)
                 continue
-            command = graph.decided(row, step, now)
-            self._out.append(command)
-            if command.to in TERMINAL:
-                self._ended(row)
-                self._forget(row)
+            if graph.is_free(row, step, now):
+                self._freed[row.id] = step
             else:
-                self._wait(row)
+                self._go_on(row, step, now)
+
+    def _go_on(self, row: TaskRow, step: ev.DueStep, now: Instant) -> None:
+        command = graph.decided(row, step, now)
+        self._out.append(command)
+        if command.to in TERMINAL:
+            self._ended(row)
+            self._forget(row)
+        else:
+            self._wait(row)
+
+    def _queue_freed(self, now: Instant) -> None:
+        """Write at once of those that may start that they wait for a worker."""
+        freed, self._freed = self._freed, {}
+        for step in freed.values():
+            self._go_on(self._row_of(step), step, now)
+
+    def _admit_freed(self, now: Instant) -> None:
+        """Put them into their queues' lines. As of what is due, their rows say so only if they do not start in this same turn."""
+        for task_id, step in list(self._freed.items()):
+            row = self._row_of(step)
+            if row.status != PENDING:
+                del self._freed[task_id]  # its limit has come
+                continue
+            row.scheduled_at = now.wall
+            if self.lines.admit(row):
+                self._due.append(row)
+            else:
+                self._queue(row, now)
+                self._forget(row)
+
+    def _queue(self, row: TaskRow, now: Instant) -> None:
+        """Write that what became ready in this turn waits for a worker."""
+        command = settle.move(row, QUEUED, now)
+        if row.id in self._freed:
+            command.scheduled_at, command.held = row.scheduled_at, False
+        self._out.append(command)
+
+    def _row_of(self, step: ev.DueStep) -> TaskRow:
+        return self.tasks.get(step.row.id) or self._gone.get(step.row.id) or step.row
 
     def _on_dropped(self, event: ev.Dropped, now: Instant) -> None:
         """Forget tasks whose rows say otherwise; what runs of them is stopped, and its report will match nothing."""
@@ -609,12 +648,14 @@ class Scheduler:
             self._halt_when_idle(now)
             self._gone.clear()
             self.claims.clear()
+            self._freed.clear()  # the next owner finds them
             self._out += self.cron.advances()
             self._out += self.lines.rates.spent(now)
             return
         self._fire(now)
         self._lend(now)
         self._admit_due(now)
+        self._admit_freed(now)
         self.fleet.activate()
         self._fill(now)
         if not self._halted:
@@ -623,8 +664,9 @@ class Scheduler:
         self._take_back_stuck(now)
         for row in self._due:  # became ready, found no worker in this turn
             if row.status in (PENDING, RETRYING) and row.id in self.tasks:
-                self._out.append(settle.move(row, QUEUED, now))
+                self._queue(row, now)
         self._due.clear()
+        self._freed.clear()
         self._gone.clear()
         self.claims.clear()
         self._out += self.cron.advances()
@@ -773,7 +815,8 @@ class Scheduler:
             self.room.take(row)
         row.attempt += 1
         n = box.push(row, expected, now.mono)
-        self._out.append(Start(row.id, row.version, row.status, row.attempt, box.worker, n, now.wall, box.caller))
+        freed_at = row.scheduled_at if row.id in self._freed else None
+        self._out.append(Start(row.id, row.version, row.status, row.attempt, box.worker, n, now.wall, box.caller, freed_at))
         row.version += 1
         row.status = RUNNING
         row.started_at = now.wall

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from taskpool.core.events import DueStep, TaskRow
 from taskpool.core.graph import ON_FAILED, ON_SUCCESS, counted, is_broken
-from taskpool.core.lifecycle import CANCELLED, FAILED, INTERRUPTED, SUCCEEDED, TERMINAL
+from taskpool.core.lifecycle import CANCELLED, FAILED, INTERRUPTED, PENDING, SUCCEEDED, TERMINAL
 from taskpool.model import FlowState, Status
+from taskpool.store.conditions import Refused
+from taskpool.store.records import ROW, task_row
 from taskpool.store.stages import Stage
 from taskpool.store.wide import insert as insert_wide
 from taskpool.wire.messages import Input
 
 DUE_MAX: Final = 10_000  # steps that are told of at once
+NONE_ENDED: Final[Mapping[int, int]] = {}
 
 _LIVE: Final = "(task.status = 'running' OR task.status = 'queued' OR task.status = 'pending' OR task.status = 'retrying')"
 _WANTED: Final = "FROM json_each(?) AS wanted CROSS JOIN"
@@ -30,6 +33,16 @@ _ENDED: Final = (  # an edge is broken if its condition is the second parameter
     "UPDATE step SET open = step.open - found.n, broken = step.broken + found.broken FROM (SELECT edge.child AS child, "
     "COUNT(*) AS n, SUM(edge.condition = ?) AS broken FROM json_each(?) AS wanted CROSS JOIN edge ON edge.parent = wanted.value "
     "GROUP BY edge.child) AS found WHERE step.task_id = found.child"
+)
+_FREE: Final = "UPDATE step SET held = 0 WHERE held AND task_id IN (SELECT value FROM json_each(?))"
+# After the counts: whoever goes on has no parent left that lives, and none that ended otherwise than it needs. (In this order none
+# of them goes through the index of what is due.)
+_NOT_FREE: Final = f"SELECT 1 {_WANTED} step ON step.task_id = wanted.value WHERE step.open > 0 OR step.broken > 0 LIMIT 1"
+_FORESEEN: Final = (  # those of whom these parents, when they have succeeded, are the last that live
+    f"SELECT {ROW}, step.due_at, instr(step.parents, 'true') FROM (SELECT edge.child AS child, COUNT(*) AS n, "
+    f"MAX(edge.condition) AS condition {_WANTED} edge ON edge.parent = wanted.value GROUP BY edge.child) AS found "
+    "CROSS JOIN step ON step.task_id = found.child CROSS JOIN task ON task.id = found.child "
+    f"WHERE step.open = found.n AND step.held AND step.broken = 0 AND found.condition < {ON_FAILED} ORDER BY task.id LIMIT ?"
 )
 _PARENTS: Final = (
     "SELECT wanted.value, json_extract(one.value, '$[1]'), task.id, task.name, task.status, json_extract(one.value, '$[2]') "
@@ -57,16 +70,19 @@ class GraphWriter:
             db.execute("UPDATE flow SET swept = 1 WHERE id IN (SELECT value FROM json_each(?))", (_json(self._swept),))
             self._swept.clear()
         ended, renewed = _told(stage)
+        if stage.freed and db.execute(_FREE, (_json(stage.freed),)).rowcount != len(stage.freed):
+            raise Refused
         well = ended.pop(SUCCEEDED, [])
         badly = [task_id for ids in ended.values() for task_id in ids]
         rows = 0
         for ids, wrong in ((well, ON_FAILED), (badly, ON_SUCCESS)):
             if ids:
                 rows += db.execute(_ENDED, (wrong, _json(ids))).rowcount
-        if well or badly:
-            db.execute(
-                "UPDATE step SET held = 0 WHERE held AND task_id IN (SELECT value FROM json_each(?))", (_json(well + badly),)
-            )
+        if stage.freed and db.execute(_NOT_FREE, (_json(stage.freed),)).fetchone() is not None:
+            raise Refused
+        waited = [task_id for (before, after), ids in stage.changes.items() if before == PENDING and after in TERMINAL for task_id in ids]
+        if waited:
+            db.execute("UPDATE step SET held = 0 WHERE held AND task_id IN (SELECT value FROM json_each(?))", (_json(waited),))
         if stage.places:
             self.are_there = True
             rows += self._insert(stage)
@@ -88,7 +104,7 @@ class GraphWriter:
                 (_json(ended[FAILED]),),
             )
         if stage.held:
-            db.executemany("UPDATE step SET held = ? WHERE task_id = ?", [(held, task_id) for task_id, held in stage.held.items()])
+            db.execute("UPDATE step SET held = 1 WHERE task_id IN (SELECT value FROM json_each(?))", (_json(stage.held),))
         return rows
 
     def _insert(self, stage: Stage) -> int:
@@ -139,6 +155,12 @@ class GraphWriter:
             DueStep(row, due_at.get(row.id, 0), *culprits.get(row.id, (0, "", "")), size=sizes.get(row.id, 0))
             for row in rows(sorted(due_at.keys() | culprits.keys()))
         ]
+
+    def foreseen(self, ended: Mapping[int, int]) -> list[DueStep]:
+        """Return the steps that may start once these tasks have succeeded. ended: with the bytes of their results."""
+        found = self._db.execute(_FORESEEN, (_json(ended), DUE_MAX)).fetchall()
+        sizes = _sizes(self._db, [row[0] for row in found if row[-1]], ended)
+        return [DueStep(task_row(row), row[-2], size=sizes.get(row[0], 0)) for row in found]
 
     def _sweep(self, culprits: dict[int, tuple[int, str, str]], rows: Callable[[Sequence[int]], list[TaskRow]]) -> None:
         """Add the live steps of flows that end with their first failure, and note the flows that have none left."""
@@ -201,17 +223,18 @@ def _spread(db: sqlite3.Connection, culprits: dict[int, tuple[int, str, str]]) -
         level = list(fresh)
 
 
-def _sizes(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, int]:
-    """Return the bytes of the results that tasks take as arguments, for those that take any."""
-    if not ids:
-        return {}
-    found = db.execute(
-        f"SELECT wanted.value, SUM(LENGTH(task.result)) {_WANTED} step ON step.task_id = wanted.value "
-        "CROSS JOIN json_each(step.parents) AS one CROSS JOIN task ON task.id = json_extract(one.value, '$[0]') "
-        "WHERE instr(step.parents, 'true') AND json_extract(one.value, '$[2]') GROUP BY wanted.value",  # most take none
-        (_json(ids),),
-    )
-    return {task_id: size or 0 for task_id, size in found}
+def _sizes(db: sqlite3.Connection, ids: Sequence[int], ended: Mapping[int, int] = NONE_ENDED) -> dict[int, int]:
+    """Return the bytes of the results that tasks take as arguments, for those that take any. ended: of results not stored yet."""
+    sizes: dict[int, int] = {}
+    if ids:
+        for child, parent, stored in db.execute(
+            f"SELECT wanted.value, task.id, LENGTH(task.result) {_WANTED} step ON step.task_id = wanted.value "
+            "CROSS JOIN json_each(step.parents) AS one CROSS JOIN task ON task.id = json_extract(one.value, '$[0]') "
+            "WHERE instr(step.parents, 'true') AND json_extract(one.value, '$[2]')",  # most take none
+            (_json(ids),),
+        ):
+            sizes[child] = sizes.get(child, 0) + (ended.get(parent, 0) if stored is None else stored)
+    return sizes
 
 
 def parents(db: sqlite3.Connection, task_id: int) -> list[tuple[int, str, str]]:

@@ -113,11 +113,11 @@ CREATE TABLE step(
     task_id INTEGER PRIMARY KEY,
     flow_id INTEGER,
     label TEXT NOT NULL,
-    parents TEXT NOT NULL,
     open INTEGER NOT NULL CHECK(open >= 0),
     broken INTEGER NOT NULL CHECK(broken >= 0),
     held INTEGER NOT NULL,
-    due_at INTEGER NOT NULL
+    due_at INTEGER NOT NULL,
+    parents TEXT NOT NULL
 );
 CREATE INDEX step_due ON step(task_id) WHERE held AND (open = 0 OR broken > 0);
 CREATE INDEX step_flow ON step(flow_id) WHERE flow_id IS NOT NULL;

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from taskpool.core.commands import Checkpoint, End, Extras, Insert, Move, Save, Start
-from taskpool.core.lifecycle import FAILED, MOVES, RUNNING, SUCCEEDED, TERMINAL, check
+from taskpool.core.lifecycle import FAILED, MOVES, PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL, check
 from taskpool.model import TaskError
 from taskpool.store.records import Detail, options
 
@@ -38,6 +38,10 @@ START: Final = (
     "UPDATE task SET status = 'running', version = version + 1, attempt = ?, worker = ?, epoch = ?, started_at = ? "
     "WHERE version = ? AND status = ? AND id = ?"
 )
+START_FREED: Final = (  # of what waited for its parents
+    "UPDATE task SET status = 'running', version = version + 1, attempt = ?, worker = ?, epoch = ?, started_at = ?, "
+    "scheduled_at = ? WHERE version = ? AND status = ? AND id = ?"
+)
 SUCCEED: Final = (
     "UPDATE task SET status = 'succeeded', version = version + 1, charged = ?, finished_at = ?, result_codec = ?, result = ?, "
     "error = NULL WHERE version = ? AND status = 'running' AND attempt = ? AND id = ?"
@@ -52,15 +56,19 @@ MOVE: Final = (
     "scheduled_at = COALESCE(?, scheduled_at), extras = COALESCE(?, extras), error = COALESCE(?, error) "
     "WHERE id = ? AND version = ? AND status = ?"
 )
+QUEUE: Final = (  # nothing else changes: what became due, or need not wait for its parents any longer
+    "UPDATE task SET status = 'queued', version = version + 1, scheduled_at = COALESCE(?, scheduled_at) "
+    "WHERE version = ? AND status = ? AND id = ?"
+)
 RENEW: Final = (
     "UPDATE task SET status = ?, version = version + 1, charged = COALESCE(?, charged), finished_at = NULL, "
     "scheduled_at = COALESCE(?, scheduled_at), extras = COALESCE(?, extras), error = NULL, result = NULL, result_codec = NULL "
     "WHERE id = ? AND version = ? AND status = ?"
 )
-UPDATES: Final = (START, SUCCEED, END, MOVE, RENEW)
+UPDATES: Final = (START, START_FREED, SUCCEED, END, MOVE, QUEUE, RENEW)
 # Rows that differ in nothing but the id, which stands last, can be updated by one execution; from so many on that is cheaper
 # (µs a row, of 64 rows: START 3.2 so 2.4, SUCCEED 3.1 so 1.4).
-ALIKE_MIN: Final = {START: 32, SUCCEED: 8}
+ALIKE_MIN: Final = {START: 32, START_FREED: 32, SUCCEED: 8, QUEUE: 8}
 
 PAYLOAD: Final = "INSERT INTO payload(id, data) VALUES(?, ?)"
 ATTEMPT: Final = (
@@ -126,7 +134,7 @@ _pack = msgspec.msgpack.Encoder().encode
 class Stage:
     """Parameter lists of one round of statements: tasks appear at most once in it (a checkpoint of a task counts)."""
 
-    __slots__ = ("attempts", "changes", "held", "ids", "params", "places", "queues")
+    __slots__ = ("attempts", "changes", "freed", "held", "ids", "params", "places", "queues")
 
     def __init__(self) -> None:
         self.ids: set[int] = set()
@@ -135,7 +143,8 @@ class Stage:
         self.queues: dict[int, str] = {}  # of the new tasks
         self.attempts: dict[int, int] = {}  # of changes: 1 where something runs, else 0, unless it is said here
         self.places: list[Insert] = []  # new tasks that have one
-        self.held: dict[int, bool] = {}  # tasks that wait for their parents from now on, or no longer
+        self.held: list[int] = []  # tasks that wait for their parents from now on …
+        self.freed: list[int] = []  # … and that need not any longer
 
     def add(self, statement: str, row: tuple[Any, ...]) -> None:
         """Add one row to a statement."""
@@ -272,7 +281,11 @@ class Grouping:
         status = save.status
         if RUNNING not in MOVES[status]:
             check(save.id, status, RUNNING)
-        stage.add(START, (save.attempt, save.worker, self._epoch, save.at, save.version, status, save.id))
+        if save.freed_at is None:
+            stage.add(START, (save.attempt, save.worker, self._epoch, save.at, save.version, status, save.id))
+        else:
+            stage.add(START_FREED, (save.attempt, save.worker, self._epoch, save.at, save.freed_at, save.version, status, save.id))
+            stage.freed.append(save.id)
         stage.change(save.id, status, RUNNING)
         if save.attempt != 1:
             stage.attempts[save.id] = save.attempt
@@ -325,11 +338,15 @@ class Grouping:
     def _move(self, stage: Stage, save: Move) -> None:
         _check_move(save)
         task_id, to = save.id, save.to
-        if save.held is not None:
-            stage.held[task_id] = save.held
+        if save.held:
+            stage.held.append(task_id)
+        elif save.held is not None and to not in TERMINAL:
+            stage.freed.append(task_id)
         extras = _packed(save.extras)
         if save.clear_error:
             stage.add(RENEW, (to, save.charged, save.scheduled_at, extras, task_id, save.version, save.status))
+        elif to == QUEUED and save.status in (PENDING, RETRYING) and extras is None and save.error is None:
+            stage.add(QUEUE, (save.scheduled_at, save.version, save.status, task_id))
         else:
             ended = save.at if to in TERMINAL else None
             error = _packed(save.error)

@@ -96,6 +96,11 @@ class Store(Reading, InboxReading):
         with in_words(self.path):
             return self._writer.graphs.due(self.rows)
 
+    def steps_foreseen(self, ended: Mapping[int, int]) -> list[DueStep]:
+        """Return tasks that may start once these have succeeded. ended: the bytes of their results, which no turn has stored yet."""
+        with in_words(self.path):
+            return self._writer.graphs.foreseen(ended)
+
     # ---- opening and closing ----------------------------------------------------------------------------------------
 
     @classmethod

@@ -270,6 +270,8 @@ class Loop:
         commands: list[cmd.Command] = []
         for event in events:
             commands += handle(event, now)
+        if self._store.has_graphs and (ended := graph.ended_well(commands)) and (free := self._store.steps_foreseen(ended)):
+            commands += handle(ev.StepsDue(free), now)
         commands += handle(_DISPATCH, now)
         self._sort(turn, commands)
         if told:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from taskpool.core.routing import Routes
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, Queue, TaskError
 from taskpool.supervisor.inbox import Inbox
+from taskpool.testing.simulation.graphs import Graphs
 from taskpool.testing.simulation.model_store import ModelStore
 from taskpool.testing.simulation.shell import Shell
 from taskpool.wire import messages as wire
@@ -698,6 +700,25 @@ def a_step_that_may_start_still_counts_as_waiting(patch: pytest.MonkeyPatch) -> 
         return command  # type: ignore[no-any-return]
 
     _wrap(patch, graph, "decided", decided)
+
+
+@fault
+def a_step_starts_while_one_of_its_parents_lives(patch: pytest.MonkeyPatch) -> None:
+    def foreseen(self: Graphs, ended: Collection[int]) -> list[ev.DueStep]:
+        found = [(task_id, step.place) for task_id, step in self.steps.items() if step.held]
+        mine = [(task_id, place) for task_id, place in found if any(parent in ended for parent, _, _ in place.parents)]
+        return [ev.DueStep(copy.copy(self._tasks[task_id].row), place.due_at) for task_id, place in mine]
+
+    patch.setattr(Graphs, "foreseen", foreseen)
+
+
+@fault
+def a_step_that_starts_still_counts_as_waiting(patch: pytest.MonkeyPatch) -> None:
+    def admit(original: Any, self: Scheduler, now: Instant) -> None:
+        original(self, now)
+        self._freed.clear()
+
+    _wrap(patch, Scheduler, "_admit_freed", admit)
 
 
 # ---- callers that run attempts themselves -----------------------------------------------------------------------------

@@ -143,6 +143,11 @@ def nobody_asks_which_steps_are_due(patch: pytest.MonkeyPatch) -> None:
 
 
 @fault
+def a_step_is_foreseen_to_start_while_one_of_its_parents_lives(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(graphs, "_FORESEEN", graphs._FORESEEN.replace("step.open = found.n", "step.open >= found.n"))
+
+
+@fault
 def ids_are_given_again_after_they_were_pruned(patch: pytest.MonkeyPatch) -> None:
     remove = pruning.remove
 

@@ -180,6 +180,12 @@ class RealStore(ModelStore):
         obey(said == [(step.row.id, bool(step.culprit)) for step in mine], f"the store says that steps {said} are due")
         return theirs
 
+    def steps_foreseen(self, ended: Mapping[int, int]) -> list[ev.DueStep]:
+        mine, theirs = super().steps_foreseen(ended), self.real.steps_foreseen(ended)
+        said = [step.row.id for step in theirs]
+        obey(said == [step.row.id for step in mine], f"the store foresees that steps {said} may start when {sorted(ended)} succeed")
+        return theirs
+
     def _compare_graphs(self) -> None:
         """The counts of a graph always match its rows."""
         for task_id, opened, broken, held in self.real._db.execute("SELECT task_id, open, broken, held FROM step"):
@@ -293,7 +299,8 @@ class LoopStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(
             self._store
-            if name in ("rows", "refill", "unique_holders", "pause_queues", "steps_due", "arrivals", "data_version")
+            if name
+            in ("rows", "refill", "unique_holders", "pause_queues", "steps_due", "steps_foreseen", "arrivals", "data_version")
             else self._store.real,
             name,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 
 from taskpool.core.commands import Place
 from taskpool.core.events import DueStep, TaskRow
@@ -151,3 +152,13 @@ class Graphs:
             )
             for task_id in sorted({*culprits, *free})
         ]
+
+    def foreseen(self, ended: Collection[int]) -> list[DueStep]:
+        """Return the tasks that may start once these have succeeded, one of them at least a parent."""
+        free = []
+        for task_id, step in self.steps.items():
+            last = {parent: condition for parent, condition, _ in step.place.parents if parent in ended}
+            waiting, broken = self.counts(task_id)
+            if step.held and last and waiting == len(last) and not broken and FAILURE not in last.values():
+                free.append(DueStep(copy.copy(self._tasks[task_id].row), step.place.due_at))
+        return sorted(free, key=lambda step: step.row.id)

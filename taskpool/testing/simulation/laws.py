@@ -116,8 +116,14 @@ class Laws:
         obey(row.cancel_requested_at is None, f"{who} was started after a cancel")
         for at in (options.deadline_at, None if self._has_begun(row) else options.expires_at):
             obey(at is None or save.at < at, f"{who} was started after its time")
-        obey(row.status == QUEUED or row.scheduled_at <= save.at, f"{who} was started before it is due")
-        key = place(row) if row.status == QUEUED else (row.rank, row.scheduled_at, row.id)
+        due_at = row.scheduled_at
+        if save.freed_at is not None:
+            due_at = save.freed_at
+            obey(self.store.graphs.steps[row.id].place.due_at <= save.at, f"{who} was started before its time had come")
+        else:
+            obey(not self.store.graphs.is_held(row.id), f"{who} was started, and waits for its parents still")
+        obey(row.status == QUEUED or due_at <= save.at, f"{who} was started before it is due")
+        key = place(row) if row.status == QUEUED else (row.rank, due_at, row.id)
         rows = [stored.row for stored in self.store.tasks.values()]
         # What was to be replaced in this turn, and is not, had left its key; it keeps it again from now on.
         judged = [other for other in rows if other.id not in self.store.refusing or other.status == RUNNING]

@@ -149,6 +149,10 @@ class ModelStore:
         """Return the tasks that need not wait for their parents any longer."""
         return self.graphs.due()
 
+    def steps_foreseen(self, ended: Mapping[int, int]) -> list[DueStep]:
+        """Return the tasks of whom these, when they have succeeded, are the last that live."""
+        return self.graphs.foreseen(ended.keys())
+
     # ---- writing ----------------------------------------------------------------------------------------------------
 
     def commit(
@@ -381,6 +385,9 @@ class ModelStore:
         self._witness.start(row, save)
         self.moves.append((row.id, row.status, RUNNING, save.attempt))
         row.status = RUNNING
+        if save.freed_at is not None:
+            row.scheduled_at = save.freed_at
+            self.graphs.steps[row.id].held = False
         row.version += 1
         row.attempt = save.attempt
         row.started_at = save.at

@@ -11,7 +11,7 @@ import msgspec
 
 from taskpool.clock import Instant, ManualClock
 from taskpool.core import commands as cmd
-from taskpool.core import effects
+from taskpool.core import effects, graph
 from taskpool.core import events as ev
 from taskpool.core.lifecycle import CANCELLED, RUNNING, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.scheduler import Scheduler
@@ -202,6 +202,8 @@ class Shell:
         for event in events:
             commands += self._handle(event, now)
             self._peril("while it handles events")
+        if (ended := graph.ended_well(commands)) and (free := self._store.steps_foreseen(ended)):
+            commands += self._handle(ev.StepsDue(free), now)
         commands += self._handle(ev.Dispatch(), now)
         self.idle_turns = 0 if events or commands else self.idle_turns + 1
         refused = self._apply(commands, now)
