@@ -132,7 +132,7 @@ class DueStep(msgspec.Struct):
 
 
 class StepsDue(msgspec.Struct, tag=True):
-    """Tasks whose parents have ended: as the store knows after a commit, first in the next turn; or as it foresees, last in this."""
+    """Tasks whose parents have ended: as the store knows after a commit, first in the next turn; or foresees, last in this."""
 
     steps: list[DueStep]
 

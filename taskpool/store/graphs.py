@@ -80,7 +80,9 @@ class GraphWriter:
                 rows += db.execute(_ENDED, (wrong, _json(ids))).rowcount
         if stage.freed and db.execute(_NOT_FREE, (_json(stage.freed),)).fetchone() is not None:
             raise Refused
-        waited = [task_id for (before, after), ids in stage.changes.items() if before == PENDING and after in TERMINAL for task_id in ids]
+        waited = [
+            task_id for (before, after), ids in stage.changes.items() if before == PENDING and after in TERMINAL for task_id in ids
+        ]
         if waited:
             db.execute("UPDATE step SET held = 0 WHERE held AND task_id IN (SELECT value FROM json_each(?))", (_json(waited),))
         if stage.places:

@@ -97,7 +97,7 @@ class Store(Reading, InboxReading):
             return self._writer.graphs.due(self.rows)
 
     def steps_foreseen(self, ended: Mapping[int, int]) -> list[DueStep]:
-        """Return tasks that may start once these have succeeded. ended: the bytes of their results, which no turn has stored yet."""
+        """Return tasks that may start once these have succeeded. ended: with the bytes of their results, not stored yet."""
         with in_words(self.path):
             return self._writer.graphs.foreseen(ended)
 
