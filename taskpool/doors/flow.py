@@ -31,6 +31,7 @@ ARGUMENT_BYTES_MAX = 32 << 20  # arguments of all steps together: they travel in
 class Step(Generic[R]):
     """One task of a flow. As an argument of another step it stands for its result; once the flow is submitted it has a future."""
 
+    __slots__ = ("_after", "_call", "_flow", "_future", "_number", "_on", "label")
     _is_reference = True
 
     def __init__(self, flow: Flow, fn: Any, args: Sequence[Any], kwargs: dict[str, Any], on: int, label: str) -> None:
@@ -39,6 +40,7 @@ class Step(Generic[R]):
         self._on = on  # for the steps among its arguments
         self._after: dict[int, tuple[Any, int]] = {}  # by identity: parent, condition
         self._future: TaskFuture[R] | None = None
+        self._number = 0  # in its flow, when that is submitted
         self.label = label
 
     def after(self, *parents: Any, on: On = "success") -> Self:
@@ -151,17 +153,20 @@ class Flow:
         if not self.steps:
             raise InvalidTask(f"flow {self.name!r} has no steps")
         link = pool._link
-        numbers = {id(step): number for number, step in enumerate(self.steps)}
         calls = [_encoded(pool._plan(step._call[0]), step) for step in self.steps]
-        inner = [[numbers[id(p)] for p, _, _ in parents if id(p) in numbers] for _, _, _, parents in calls]
+        for number, one in enumerate(self.steps):
+            one._number = number
+        inner = [[p._number for p, _, _ in parents if type(p) is Step and p._flow is self] for _, _, _, parents in calls]
         order = graph.order(inner, lambda number: f"{self.steps[number].label} ({number + 1})")
-        place = {number: index for index, number in enumerate(order)}
+        place = [0] * len(order)  # number → index in that order
+        for index, number in enumerate(order):
+            place[number] = index
         bundle = Bundle(link, flow=FlowSpec(self.name, self.fail_fast))
         futures = []
         for number in order:
             plan, codec, payload, parents = calls[number]
             refs = [
-                (-place[numbers[id(p)]] - 1 if id(p) in numbers else _id(p, link), condition, is_argument)
+                (-place[p._number] - 1 if type(p) is Step and p._flow is self else _id(p, link), condition, is_argument)
                 for p, condition, is_argument in parents
             ]
             step = StepSpec(self.steps[number].label, _distinct(refs))
@@ -239,7 +244,7 @@ class Flow:
 
 def dependent(link: Link, plan: Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[int, bytes, StepSpec | None]:
     """Return (codec, payload, step) of a call outside of a flow, whose arguments may be, or hold, futures."""
-    with references.noted() as met:
+    with references.Noted() as met:
         codec, payload = plan.encode(args, kwargs)
     parents = [(_id(target, link), graph.ON_SUCCESS, True) for target in met]
     parents += [(_id(target, link), graph.ON_SUCCESS, False) for target in plan.after]
@@ -248,21 +253,32 @@ def dependent(link: Link, plan: Plan, args: Sequence[Any], kwargs: dict[str, Any
 
 def _encoded(plan: Plan, step: Step[Any]) -> tuple[Plan, int, bytes, list[tuple[Any, int, bool]]]:
     """Return how a step's call travels, and its parents: those whose results it takes first."""
-    with references.noted() as met:
+    with references.Noted() as met:
         codec, payload = plan.encode(*step._call[1:])
+    conditions = step._after
+    if plan.after:
+        conditions = {id(target): (target, graph.ON_SUCCESS) for target in plan.after} | conditions
+    if not met:
+        parents = [(target, condition, False) for target, condition in conditions.values()]
+        _check_submitted(step, parents)
+        return plan, codec, payload, parents
     met_ids = {id(target) for target in met}
-    on_success = {id(target): (target, graph.ON_SUCCESS) for target in plan.after}
-    conditions = on_success | step._after
     parents = [(target, conditions.get(id(target), (target, step._on))[1], True) for target in met]
     parents += [(target, condition, False) for key, (target, condition) in conditions.items() if key not in met_ids]
+    _check_submitted(step, parents)
+    return plan, codec, payload, parents
+
+
+def _check_submitted(step: Step[Any], parents: list[tuple[Any, int, bool]]) -> None:
     for target, _, _ in parents:
         if isinstance(target, Step) and target._flow is not step._flow and target._future is None:
             raise InvalidTask(f"step {step.label!r} depends on {target!r}, which is not submitted yet")
-    return plan, codec, payload, parents
 
 
 def _distinct(parents: list[tuple[int, int, bool]]) -> list[tuple[int, int, bool]]:
     """Return each parent once. An argument keeps its number, so two futures of one task are refused. InvalidTask."""
+    if len(parents) < 2:
+        return parents
     seen: dict[int, tuple[int, int, bool]] = {}
     for parent in parents:
         known = seen.setdefault(parent[0], parent)
