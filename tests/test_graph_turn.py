@@ -83,7 +83,7 @@ def test_a_step_whose_limit_has_come_does_not_start() -> None:
 def test_a_pool_that_stops_lets_nothing_go() -> None:
     rig = Rig()
     parent, _, row = chain(rig)
-    commands = rig.turn(ev.StepsDue([DueStep(row, 0)]), ev.StopAsked(None), rig.report(parent))
+    commands = rig.turn(ev.StopAsked(None), rig.report(parent), ev.StepsDue([DueStep(row, 0)]))
     assert not of(commands, cmd.Start)
     assert not of(commands, cmd.Move)
 

@@ -319,9 +319,6 @@ class StopAsked(msgspec.Struct, tag=True):
     grace_s: float | None
 
 
-# Events that ask something of tasks by their rows, and meet them as the store will have them.
-ASKING = (CancelAsked, RetryAsked, UpdateAsked, ExecuteAsked)
-
 Event = (
     Opened
     | QueueSet

@@ -72,6 +72,8 @@ def takes_results(spec: TaskSpec) -> bool:
 
 def limit(options: Options, *, begun: bool) -> int:
     """Return until when (wall µs) a task may wait for its parents. begun: a body of it has, so that it cannot expire."""
+    if options.deadline_at is None and options.expires_at is None:
+        return HELD_AT
     moments = (options.deadline_at, None if begun else options.expires_at)
     return min((at for at in moments if at is not None), default=HELD_AT)
 

@@ -93,6 +93,8 @@ class Lines:
 
     def admit(self, row: TaskRow) -> bool:
         """Put a task into its queue's line before its row says so; return whether it stands before the line's mark."""
+        if row.key is not None:
+            self.keys.note(row, due=True)
         kept = self._grow(row.queue).offer((row.rank, row.scheduled_at, row.id))
         if kept:
             self._tasks[row.id] = row

@@ -102,8 +102,8 @@ class Scheduler:
         """Take one event; return what follows from it, in order."""
         out: list[Command] = []
         self._out = out
-        if self._freed and type(event) in ev.ASKING:
-            self._queue_freed(now)
+        if self._freed and not isinstance(event, (ev.StepsDue, ev.Dispatch)):
+            self._queue_freed(now)  # whatever else may be said of them meets them as the store will have them
         match event:
             case ev.Reported():
                 self._on_reported(event, now)

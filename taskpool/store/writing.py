@@ -136,7 +136,7 @@ class Writer:
         """Update rows, each of which must be as it was said to be."""
         self.rows += len(rows)
         least = stages.ALIKE_MIN.get(statement)
-        if least is not None and len(rows) >= least and rows[0][:-1] == rows[1][:-1]:
+        if least is not None and len(rows) >= least and _seem_alike(rows):
             rows = self._update_alike(statement, rows, least)
         if rows and self._db.executemany(statement, rows).rowcount != len(rows):
             raise Refused
@@ -193,6 +193,11 @@ class Writer:
         if unknown:
             known |= dict(self._db.execute(_QUEUES_OF, (f"[{','.join(map(str, unknown))}]",)))
         return known
+
+
+def _seem_alike(rows: list[tuple[Any, ...]]) -> bool:
+    """Return whether it is worth a look. First starts go to one worker after the other, the rest to one at a time."""
+    return rows[0][:-1] == rows[1][:-1] or rows[-1][:-1] == rows[-2][:-1]
 
 
 def _shift(deltas: dict[tuple[str, str], int], queue: str, before: str, after: str, n: int) -> None:
