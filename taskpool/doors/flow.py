@@ -156,20 +156,24 @@ class Flow:
         calls = [_encoded(pool._plan(step._call[0]), step) for step in self.steps]
         for number, one in enumerate(self.steps):
             one._number = number
-        inner = [[p._number for p, _, _ in parents if type(p) is Step and p._flow is self] for _, _, _, parents in calls]
-        order = graph.order(inner, lambda number: f"{self.steps[number].label} ({number + 1})")
-        place = [0] * len(order)  # number → index in that order
-        for index, number in enumerate(order):
-            place[number] = index
+        edges = [
+            [
+                (-p._number - 1 if type(p) is Step and p._flow is self else _id(p, link), on, is_argument)
+                for p, on, is_argument in mine
+            ]
+            for _, _, _, mine in calls
+        ]
+        order: Sequence[int] = range(len(edges))
+        if not all(-ref <= number for number, mine in enumerate(edges) for ref, _, _ in mine):
+            inner = [[-ref - 1 for ref, _, _ in mine if ref < 0] for mine in edges]
+            order = graph.order(inner, lambda number: f"{self.steps[number].label} ({number + 1})")
+            place = {number: index for index, number in enumerate(order)}
+            edges = [[(-place[-ref - 1] - 1 if ref < 0 else ref, on, is_argument) for ref, on, is_argument in mine] for mine in edges]
         bundle = Bundle(link, flow=FlowSpec(self.name, self.fail_fast))
         futures = []
         for number in order:
-            plan, codec, payload, parents = calls[number]
-            refs = [
-                (-place[p._number] - 1 if type(p) is Step and p._flow is self else _id(p, link), condition, is_argument)
-                for p, condition, is_argument in parents
-            ]
-            step = StepSpec(self.steps[number].label, _distinct(refs))
+            plan, codec, payload, _ = calls[number]
+            step = StepSpec(self.steps[number].label, _distinct(edges[number]))
             options, at = plan.travel()
             named = names(plan.names_of, *self.steps[number]._call[1:], depends=True)
             call = (plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description)
@@ -277,7 +281,7 @@ def _check_submitted(step: Step[Any], parents: list[tuple[Any, int, bool]]) -> N
 
 def _distinct(parents: list[tuple[int, int, bool]]) -> list[tuple[int, int, bool]]:
     """Return each parent once. An argument keeps its number, so two futures of one task are refused. InvalidTask."""
-    if len(parents) < 2:
+    if len(parents) < 2 or max(parents)[0] < 0:  # each of them is another step
         return parents
     seen: dict[int, tuple[int, int, bool]] = {}
     for parent in parents:
