@@ -168,7 +168,9 @@ class Flow:
             inner = [[-ref - 1 for ref, _, _ in mine if ref < 0] for mine in edges]
             order = graph.order(inner, lambda number: f"{self.steps[number].label} ({number + 1})")
             place = {number: index for index, number in enumerate(order)}
-            edges = [[(-place[-ref - 1] - 1 if ref < 0 else ref, on, is_argument) for ref, on, is_argument in mine] for mine in edges]
+            edges = [
+                [(-place[-ref - 1] - 1 if ref < 0 else ref, on, is_argument) for ref, on, is_argument in mine] for mine in edges
+            ]
         bundle = Bundle(link, flow=FlowSpec(self.name, self.fail_fast))
         futures = []
         for number in order:
