@@ -33,12 +33,14 @@ from taskpool.core.commands import (
     Tell,
 )
 from taskpool.core.cron import Cron, NextAfter, never
+from taskpool.core.dispatch import Dispatcher
+from taskpool.core.ending import Ending
 from taskpool.core.events import TaskRow
 from taskpool.core.fleet import IDLE_NS, Fleet
 from taskpool.core.lifecycle import CANCELLED, PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL
 from taskpool.core.line import LINE_MAX
 from taskpool.core.lines import Lines
-from taskpool.core.mailbox import DEPTH_MAX, Durations, Mailbox
+from taskpool.core.mailbox import DEPTH_MAX, Mailbox
 from taskpool.core.routing import Routes
 from taskpool.model import FlowSpec, Options, TaskError, TaskSpec
 
@@ -76,24 +78,20 @@ class Scheduler:
         self.fleet = Fleet(size, spares, size_max, idle_ns, labels)
         self.workers = self.fleet.workers
         self.callers = Callers(self.workers)
-        self.durations = Durations()
+        self.ending = Ending(self.workers, self.callers, grace_s)
         self.cron = Cron(next_after)
         self.claims = unique.Claims()
-        self._no_room: list[TaskRow] = []  # with keys, passed over in this turn because the machine has no room for them
+        self.dispatcher = Dispatcher(
+            self.lines, self.routes, self.room, self.workers, depth_max, start=self._start, ends=self._end_if_overdue
+        )
+        self.durations = self.dispatcher.durations
         self.next_id = 1
         self.finished = 0
         self.attempts = 0
-        self.stopping = False
-        self._stop_at: int | None = None  # monotonic ns at which what runs is killed
-        self._stop_kills = False  # no time for Cancelled: kill
-        self._grace_is_over = False
-        self._told_to_stop = False  # what runs was sent Cancelled because the pool stops
-        self._halted = False
         self._recovered: list[children.Child] = []  # of successes that a dead owner had not stored, until ids are known
         self._due: list[TaskRow] = []  # became ready in this turn, stored as pending or retrying
         self._freed: dict[int, ev.DueStep] = {}  # need not wait for their parents any longer, and may start in this turn
         self._gone: dict[int, TaskRow] = {}  # left memory in this turn; what the store says of them is about to change
-        self._stuck_at: int | None = None
         self._out: list[Command] = []
 
     # ---- the door ---------------------------------------------------------------------------------------------------
@@ -163,10 +161,15 @@ class Scheduler:
             case ev.CronAsked():
                 self._on_cron(event, now)
             case ev.StopAsked():
-                self._on_stop(event, now)
+                self._out += self.ending.ask(event.grace_s, now)
             case _:
                 assert_never(event)
         return out
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the pool begins no more."""
+        return self.ending.began
 
     @property
     def is_idle(self) -> bool:
@@ -198,10 +201,10 @@ class Scheduler:
             waits.append((at - now.mono) / NS)
         if (at := self.callers.next_due(now)) is not None:
             waits.append((at - now.mono) / NS)
-        if self._stuck_at is not None:
-            waits.append((self._stuck_at - now.mono) / NS)
-        if self._stop_at is not None:
-            waits.append((self._stop_at - now.mono) / NS)
+        if self.dispatcher.stuck_at is not None:
+            waits.append((self.dispatcher.stuck_at - now.mono) / NS)
+        if self.ending.at is not None:
+            waits.append((self.ending.at - now.mono) / NS)
         if not self.stopping and (at := self.fleet.next_shrink) is not None:
             waits.append((at - now.mono) / NS)
         if self.fleet.next_spawn and not self.stopping:
@@ -400,8 +403,8 @@ class Scheduler:
         box = self.fleet.died(event.worker, bool(event.why), now)
         if box is None:
             return
-        if self.fleet.is_stillborn and not self._halted:
-            self._halted = True
+        if self.fleet.is_stillborn and not self.ending.halted:
+            self.ending.halted = True
             self._out.append(Halted(f"workers die before they are ready: {event.error.message}"))
         for row in box.disowned:
             self._disown(row)
@@ -457,7 +460,7 @@ class Scheduler:
             self.attempts += 1
             output = outputs.get(report.n, "") if outputs else ""
             brood = children.read(report) if report.children else ()
-            out.append(settle.reported(row, report, event.pid, output, now, stopping=self._told_to_stop))
+            out.append(settle.reported(row, report, event.pid, output, now, stopping=self.ending.told))
             self._after_end(row)
             self._insert_children(brood, now)
             if report.dirty and not box.leaving:
@@ -611,9 +614,7 @@ class Scheduler:
             self._out.append(Agree(event.client, event.seq, [], error.code, error.message, error.hint))
             return
         assert row is not None
-        self.lines.take_out(row)
-        self.routes.take_out(row)
-        self.room.let_go(row)
+        self.dispatcher.take_out(row)
         self._out.append(amend.amended(row, event, now))
         self._wait(row)
         self._out.append(Agree(event.client, event.seq, [row.id]))
@@ -621,20 +622,6 @@ class Scheduler:
     def _hasten(self, row: TaskRow, now: Instant) -> None:
         self._out.append(settle.move(row, QUEUED, now, scheduled_at=now.wall))
         self._wait(row)
-
-    def _on_stop(self, event: ev.StopAsked, now: Instant) -> None:
-        """Begin no more. A second call may only shorten the grace."""
-        self._stop_kills = self._stop_kills or (event.grace_s is not None and event.grace_s <= 0)
-        for box in self.workers.values():
-            box.told = 0
-            if not self.stopping and len(box.sent) > 1:
-                self._out.append(TakeBack(box.worker, next(iter(box.sent))))
-        if not self.stopping:
-            self._out += self.callers.all_told(callers.STOPPING)
-        self.stopping = True
-        if event.grace_s is not None:
-            at = now.mono + round(event.grace_s * NS)
-            self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
 
     # ---- the end of a turn ------------------------------------------------------------------------------------------
 
@@ -645,7 +632,8 @@ class Scheduler:
         self._out += self.callers.soft(now)
         if self.stopping:
             self._lend(now)
-            self._halt_when_idle(now)
+            self.dispatcher.stuck_at = None
+            self._out += self.ending.go_on(now)
             self._gone.clear()
             self.claims.clear()
             self._freed.clear()  # the next owner finds them
@@ -657,11 +645,11 @@ class Scheduler:
         self._admit_due(now)
         self._admit_freed(now)
         self.fleet.activate()
-        self._fill(now)
-        if not self._halted:
+        self.dispatcher.fill(now)
+        if not self.ending.halted:
             self._out += self.fleet.scale(self.lines.startable(self.fleet.size_max), now)
             self._out += self.fleet.spawn(now)
-        self._take_back_stuck(now)
+        self._out += self.dispatcher.take_back_stuck(now)
         for row in self._due:  # became ready, found no worker in this turn
             if row.status in (PENDING, RETRYING) and row.id in self.tasks:
                 self._queue(row, now)
@@ -684,9 +672,7 @@ class Scheduler:
         asked, self.callers.asked = self.callers.asked, []
         for event in asked:
             row = self.tasks.get(event.id) or self._gone.get(event.id) or event.row
-            self.lines.measure_room(self.workers.values(), now)
-            self.room.measure(self.workers.values(), self.lines.may_start)
-            obstacle = "" if row is None else self.lines.obstacle(row, now) or self.room.obstacle(row)
+            obstacle = "" if row is None else self.dispatcher.obstacle(row, now)
             error = callers.refusal(row, event, obstacle, now, stopping=self.stopping)
             if error is None and row is not None and self._end_if_overdue(row, now):
                 error = callers.refusal(row, event, "", now, stopping=False)
@@ -694,9 +680,7 @@ class Scheduler:
                 self._out.append(Agree(event.client, event.seq, [], error.code, error.message, error.hint))
                 continue
             assert row is not None
-            self.lines.take_out(row)
-            self.routes.take_out(row)
-            self.room.let_go(row)
+            self.dispatcher.take_out(row)
             self.tasks[row.id] = row
             box = self.callers.open(self.fleet.next_worker, row, event, now)
             self.fleet.next_worker += 1
@@ -726,90 +710,6 @@ class Scheduler:
                 self._out.append(settle.move(row, QUEUED, now))
                 self._forget(row)
 
-    def _fill(self, now: Instant) -> None:
-        self._no_room.clear()
-        self.lines.measure_room(self.workers.values(), now)
-        self.room.measure(self.workers.values(), self.lines.may_start)
-        if self.room.held is not None:
-            self.lines.favour(self.room.held.queue)
-        if not self.lines.startable(1) and not self.routes:
-            return
-        boxes = [box for box in self.workers.values() if box.takes_work()]
-        # First one for each idle worker, so that no work waits beside one; then what each may hold ahead.
-        for box in boxes:
-            if not box.sent:
-                row = self._next_admitted(now, box)
-                if row is None and self.routes:
-                    continue  # what stands aside may be for another
-                if row is None:
-                    break
-                self._start(box, row, self.durations.expected(row.name), now)
-        if self.depth_max == 1 or self.room.is_closed:
-            return
-        quota = min(self.depth_max, -(-self.lines.startable(self.depth_max * len(boxes)) // max(1, len(boxes))) + 1)
-        for box in boxes:
-            if len(box.sent) * 2 > self.depth_max:
-                continue
-            while True:
-                row = self._next(now)
-                if row is None:
-                    return
-                expected = self.durations.expected(row.name)
-                if not box.has_room(row, expected, quota):
-                    self.lines.put_back(row)
-                    break
-                self._start(box, row, expected, now)
-
-    def _next(self, now: Instant, box: Mailbox | None = None) -> TaskRow | None:
-        """Take the next task that may still start, on that worker (None: on any)."""
-        while (row := self.lines.next()) is not None:
-            if self.routes.diverts(row, box):
-                self.lines.favour(row.queue)  # it had its turn for nothing
-                if row.key is not None:
-                    self.lines.keys.note(row)  # which stays free for those behind it
-                continue
-            if not ((row.options.deadline_at or row.options.expires_at) and self._end_if_overdue(row, now)):
-                return row
-        return None
-
-    def _next_admitted(self, now: Instant, box: Mailbox) -> TaskRow | None:
-        """Take the next task that the machine has room for; a queue whose first has to wait for room is passed over."""
-        row = self._next_aside(box)
-        if row is not None:
-            return row
-        while True:
-            row = self._next(now, box)
-            if self._waits_for_room_in_vain():
-                # It waits for its key now, not for room: whoever waited behind it may go.
-                self.lines.measure_room(self.workers.values(), now)
-                self._no_room.clear()
-                if row is None:
-                    continue
-            if row is None:
-                return self._next_aside(box)  # what seemed to stand before it may have been nothing any more
-            if self.room.admits(row):
-                return row
-            self.lines.put_back(row)
-            self.lines.pass_over(row.queue)
-            if row.key is not None:
-                self._no_room.append(row)
-
-    def _next_aside(self, box: Mailbox) -> TaskRow | None:
-        """Take the next task that stands aside for that worker, if the machine has room for it."""
-        row = self.routes.first_for(box, self.lines) if self.routes else None
-        if row is None or not self.room.admits(row):
-            return None
-        self.routes.take_out(row)
-        return row
-
-    def _waits_for_room_in_vain(self) -> bool:
-        """Return whether one that was found no room for waits for its key by now, which another start has taken."""
-        held, keys = self.room.held, self.lines.keys
-        if held is not None and held.key is not None and not keys.lets_wait(held):
-            self.room.let_go(held)
-            return True
-        return not all(map(keys.lets_wait, self._no_room))
-
     def _start(self, box: Mailbox, row: TaskRow, expected: int | None, now: Instant) -> None:
         if not box.sent and box.caller is None:
             self.room.take(row)
@@ -824,50 +724,6 @@ class Scheduler:
             row.rules = self.lines.queues.get(row.queue)
         if self.lines.queues or row.key is not None:
             self.lines.started(row, now)
-
-    def _take_back_stuck(self, now: Instant) -> None:
-        boxes = self.workers.values()
-        self._stuck_at = None
-        idle = any(not box.sent and box.takes_work() for box in boxes)
-        for box in boxes:
-            patience = box.patience(self.durations, idle)
-            if patience is None:
-                continue
-            at = box.silent_since + patience
-            if at <= now.mono:
-                box.silent_since = now.mono
-                self._out.append(TakeBack(box.worker, next(iter(box.sent)), patience))
-                at = now.mono + patience  # the engine may have seen it get on
-            if self._stuck_at is None or at < self._stuck_at:
-                self._stuck_at = at
-
-    def _halt_when_idle(self, now: Instant) -> None:
-        self._stuck_at = None
-        busy = [box for box in self.workers.values() if box.sent]
-        if not busy and not self._halted:
-            self._halted = True
-            self._out.append(Halted())
-        if self._stop_at is not None and now.mono >= self._stop_at:
-            self._stop_at = None
-            self._grace_is_over = True
-        if self._grace_is_over:
-            self._end_bodies(busy, now)
-
-    def _end_bodies(self, busy: list[Mailbox], now: Instant) -> None:
-        """End what runs: the first of each mailbox, once; what stood behind it was taken back when the stop began."""
-        for box in busy:
-            n, row = next(iter(box.sent.items()))
-            if box.told == n:
-                continue
-            box.told = n
-            if box.caller is not None:
-                self._told_to_stop = True
-                self._out += self.callers.ask(box.worker, callers.STOP, 0.0 if self._stop_kills else self.grace_s, now)
-            elif self._stop_kills:
-                self._out.append(Kill(box.worker, 0, "stop"))
-            elif row.cancel_requested_at is None:  # else it was told, and given its grace, before
-                self._told_to_stop = True
-                self._out.append(Signal(box.worker, n, self.grace_s, "stop"))
 
     # ---- what must hold after every step ----------------------------------------------------------------------------
 
