@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from taskpool.wire.description import Description as Description
     from taskpool.wire.description import canonical_name as canonical_name
     from taskpool.wire.description import describe as describe
-    from taskpool.wire.messages import HandlerInfo as HandlerInfo
+    from taskpool.wire.zygote import HandlerInfo as HandlerInfo
     from taskpool.worker.controller import current as controller  # noqa: F401  # in __all__, which is computed
     from taskpool.worker.controller import track as track
 

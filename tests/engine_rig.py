@@ -16,8 +16,9 @@ from taskpool.engines.engine import Engine, Limits
 from taskpool.engines.node import Node
 from taskpool.engines.preparation import describe_main
 from taskpool.wire.codec import decode_result, encode_call
-from taskpool.wire.messages import Job, Prepare, Prepared, Report
+from taskpool.wire.jobs import Job, Report
 from taskpool.wire.poller import Poller
+from taskpool.wire.zygote import Prepare, Prepared
 
 PATIENCE_S = 30.0
 E = TypeVar("E")

@@ -10,8 +10,8 @@ from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, TaskError, TaskSpec
-from taskpool.wire import messages as wire
-from taskpool.wire.messages import Checkpointed, Report
+from taskpool.wire import jobs
+from taskpool.wire.jobs import Checkpointed, Report
 
 PLAIN = Options()
 CLIENT = 5
@@ -94,7 +94,7 @@ class Rig:
         """Submit in a turn of its own; return the ids."""
         return the(self.turn(self.submitted(count, options, **how)), cmd.Accept).ids
 
-    def report(self, task_id: int, outcome: int = wire.OK, error: TaskError | None = None, **how: Any) -> ev.Reported:
+    def report(self, task_id: int, outcome: int = jobs.OK, error: TaskError | None = None, **how: Any) -> ev.Reported:
         """Return the report that the task's latest attempt gives."""
         worker, n, attempt = self.jobs[task_id]
         how = {"began_ns": self.mono, "duration_ns": MS, "value": b"", **how}
@@ -104,7 +104,7 @@ class Rig:
         self, task_id: int, kind: str = "handler", *, retryable: bool = True, backoff_s: float | None = None
     ) -> ev.Reported:
         """Return the report of an error."""
-        return self.report(task_id, wire.ERROR, TaskError(kind, "why", retryable, backoff_s=backoff_s))
+        return self.report(task_id, jobs.ERROR, TaskError(kind, "why", retryable, backoff_s=backoff_s))
 
     def saved(self, task_id: int, data: bytes) -> ev.Saved:
         """Return a checkpoint of the task's latest attempt."""

@@ -9,7 +9,7 @@ from typing import Any
 from taskpool.core.commands import Closed, End, Insert, Move, Start
 from taskpool.core.lifecycle import SUCCEEDED
 from taskpool.model import Codec, Options, TaskError, TaskSpec, encode
-from taskpool.wire.messages import OK, Report
+from taskpool.wire.jobs import OK, Report
 
 T0 = 1_700_000_000_000_000
 

@@ -17,7 +17,7 @@ from taskpool.core.commands import Closed, End, Insert, Move, Start
 from taskpool.model import Options, Progress, TaskError, TaskSpec, encode
 from taskpool.store.reading import Reader
 from taskpool.store.store import Store
-from taskpool.wire.messages import OK, Report
+from taskpool.wire.jobs import OK, Report
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 T0 = 1_700_000_000_000_000

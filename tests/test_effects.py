@@ -22,8 +22,8 @@ from taskpool.store.conditions import StoreBusy
 from taskpool.store.store import Store
 from taskpool.wire import effects
 from taskpool.wire.effects import Effect
+from taskpool.wire.jobs import ERROR, OK, Report
 from taskpool.wire.limits import EFFECT_BYTES_MAX, EFFECTS_MAX
-from taskpool.wire.messages import ERROR, OK, Report
 from taskpool.worker.controller import Detached
 from tests.store_rig import end, insert, rows, start
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from taskpool.core import events as ev
-from taskpool.wire.messages import Prepare
+from taskpool.wire.zygote import Prepare
 from tests.engine_rig import PATIENCE_S, Rig
 
 ROOT = str(Path(__file__).resolve().parent.parent)
@@ -28,7 +28,7 @@ def where(x):
 def run():
     from taskpool.engines.preparation import describe_main
     from taskpool.wire.description import main_stem
-    from taskpool.wire.messages import Prepare
+    from taskpool.wire.zygote import Prepare
     from tests.engine_rig import Rig
     with tempfile.TemporaryDirectory() as directory:
         rig = Rig(Path(directory), prepare=Prepare(main=describe_main(), main_stem=main_stem()))

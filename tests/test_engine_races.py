@@ -12,8 +12,8 @@ from taskpool.engines import intake as intake_module
 from taskpool.engines import link as link_module
 from taskpool.engines.preparation import describe_main
 from taskpool.wire import barrier
-from taskpool.wire.messages import Prepare
 from taskpool.wire.page import CURRENT, LIMIT, NO_LIMIT, RingReader
+from taskpool.wire.zygote import Prepare
 from tests import engine_bodies as bodies
 from tests.engine_rig import Rig
 from tests.waiting import wait_until

@@ -36,6 +36,7 @@ from taskpool.core import callers
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.model import Options, TaskError
+from taskpool.wire import jobs
 from taskpool.wire import messages as wire
 from tests.scheduler_rig import CLIENT, Rig, of, the
 from tests.waiting import wait_file, wait_until
@@ -188,7 +189,7 @@ def test_an_attempt_whose_time_is_over_is_given_up(options: Options, why: str, k
     assert end.error.kind == kind
     assert why in end.error.message
     assert the(commands, cmd.Tell) == cmd.Tell(CLIENT, start.worker, callers.OVER)
-    report = wire.Report(start.n, task_id, 1, wire.OK, 0, 1, value=b"")
+    report = jobs.Report(start.n, task_id, 1, jobs.OK, 0, 1, value=b"")
     assert not of(rig.turn(ev.Reported(start.worker, PID, [report])), cmd.End), "what it says now comes too late"
 
 
@@ -581,15 +582,15 @@ def test_what_is_no_report_is_refused(pool: Pool) -> None:
     lent = link.request(lambda seq: wire.Execute(seq, task_id)).lent
     assert lent is not None
     worker, job = lent
-    bad = wire.Report(job.n, task_id, 1, 17, 0, 1)
+    bad = jobs.Report(job.n, task_id, 1, 17, 0, 1)
     with pytest.raises(InvalidTask, match="no attempt ends with outcome 17"):
         link.request(lambda seq: wire.Executed(seq, worker, bad))
-    silent = wire.Report(job.n, task_id, 1, wire.ERROR, 0, 1)
+    silent = jobs.Report(job.n, task_id, 1, jobs.ERROR, 0, 1)
     with pytest.raises(InvalidTask, match="says why"):
         link.request(lambda seq: wire.Executed(seq, worker, silent))
     with connect(pool.store) as other, pytest.raises(StaleVersion):
-        other._link.request(lambda seq: wire.Executed(seq, worker, wire.Report(1, task_id, 1, wire.OK, 0, 1)))
-    odd = wire.Report(99, 98, 97, wire.ERROR, 0, 1, error=TaskError("handler", "mine"))
+        other._link.request(lambda seq: wire.Executed(seq, worker, jobs.Report(1, task_id, 1, jobs.OK, 0, 1)))
+    odd = jobs.Report(99, 98, 97, jobs.ERROR, 0, 1, error=TaskError("handler", "mine"))
     (task,) = link.request(lambda seq: wire.Executed(seq, worker, odd)).tasks or []
     assert task.status == Status.FAILED, "a report is of the attempt that was lent, whatever it says"
 

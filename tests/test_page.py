@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from taskpool import faults
 from taskpool.model import Progress
 from taskpool.wire import barrier, page
-from taskpool.wire.messages import Spilled
+from taskpool.wire.jobs import Spilled
 from taskpool.wire.page import (
     CURRENT,
     CURRENT_ATTEMPT,

@@ -38,7 +38,7 @@ from taskpool import (
 )
 from taskpool.core.directory import Directory
 from taskpool.core.registry import Registry
-from taskpool.wire.messages import HandlerInfo
+from taskpool.wire.zygote import HandlerInfo
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from taskpool.core.lifecycle import (
 from taskpool.core.mailbox import STUCK_IDLE_NS, STUCK_NS
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, RetryPolicy, TaskError
-from taskpool.wire import messages as wire
+from taskpool.wire import jobs
 from tests.scheduler_rig import CLIENT, MS, Rig, of, the
 
 RETRY = Options(retry=RetryPolicy(maximum_attempts=5))
@@ -288,13 +288,13 @@ def test_too_many_interruptions_hold_a_task() -> None:
 
 
 def test_a_result_in_the_ring_is_recovered_as_a_result() -> None:
-    report = wire.Report(1, 1, 1, wire.OK, 5, 5, value=b"42")
+    report = jobs.Report(1, 1, 1, jobs.OK, 5, 5, value=b"42")
     end = the(Rig().turn(ev.Recovered(running(ONCE), begun=True, report=report)), cmd.End)
     assert (end.to, end.report) == (SUCCEEDED, report)
 
 
 def test_a_report_of_an_older_attempt_is_not_the_result_of_this_one() -> None:
-    report = wire.Report(1, 1, 1, wire.OK, 5, 5, value=b"42")
+    report = jobs.Report(1, 1, 1, jobs.OK, 5, 5, value=b"42")
     end = the(Rig().turn(ev.Recovered(running(Options(), attempt=2), begun=True, report=report)), cmd.End)
     assert (end.to, end.closed.outcome) == (PENDING, "interrupted")
 
@@ -332,7 +332,7 @@ def test_next_delay_sees_charged_and_not_the_number_of_the_attempt() -> None:
     """Returned, snoozed and interrupted attempts make no delay longer."""
     rig = Rig()
     (task_id,) = rig.submit(options=RETRY)
-    rig.turn(rig.report(task_id, wire.SNOOZED))
+    rig.turn(rig.report(task_id, jobs.SNOOZED))
     rig.turn(rig.death())
     rig.turn(ev.WorkerReady(2, 102))
     assert rig.row(task_id).attempt == 3
@@ -343,7 +343,7 @@ def test_next_delay_sees_charged_and_not_the_number_of_the_attempt() -> None:
 def test_a_snooze_is_not_charged_and_keeps_the_priority() -> None:
     rig = Rig()
     (task_id,) = rig.submit(priority=7)
-    end = the(rig.turn(rig.report(task_id, wire.SNOOZED, snooze_s=30.0)), cmd.End)
+    end = the(rig.turn(rig.report(task_id, jobs.SNOOZED, snooze_s=30.0)), cmd.End)
     assert (end.to, end.charged, end.scheduled_at) == (PENDING, 0, rig.wall + 30 * US)
     assert end.extras is not None
     assert end.extras.snoozes == 1
@@ -353,7 +353,7 @@ def test_a_snooze_is_not_charged_and_keeps_the_priority() -> None:
 def test_a_snooze_is_bounded_by_the_deadline() -> None:
     rig = Rig()
     (task_id,) = rig.submit(options=Options(deadline_at=rig.wall + 10 * US))
-    end = the(rig.turn(rig.report(task_id, wire.SNOOZED, snooze_s=30.0)), cmd.End)
+    end = the(rig.turn(rig.report(task_id, jobs.SNOOZED, snooze_s=30.0)), cmd.End)
     assert end.to == FAILED
     assert end.error is not None
     assert end.error.kind == "deadline"
@@ -362,7 +362,7 @@ def test_a_snooze_is_bounded_by_the_deadline() -> None:
 def test_a_snooze_is_refused_in_an_at_most_once_task() -> None:
     rig = Rig()
     (task_id,) = rig.submit(options=ONCE)
-    end = the(rig.turn(rig.report(task_id, wire.SNOOZED, snooze_s=1.0)), cmd.End)
+    end = the(rig.turn(rig.report(task_id, jobs.SNOOZED, snooze_s=1.0)), cmd.End)
     assert (end.to, end.charged) == (FAILED, 1)
 
 
@@ -394,7 +394,7 @@ def test_after_the_grace_what_runs_is_stopped_uncharged_by_its_policy(options: O
     signal = the(rig.turn(), cmd.Signal)
     assert (signal.worker, signal.n, signal.why) == (1, 1, "stop")
     assert not of(rig.turn(), cmd.Signal), "once is enough: the engine repeats it"
-    commands = rig.turn(rig.report(task_id, wire.CANCELLED, TaskError("cancelled", "", False)))
+    commands = rig.turn(rig.report(task_id, jobs.CANCELLED, TaskError("cancelled", "", False)))
     end = the(commands, cmd.End)
     assert (end.to, end.charged, end.closed.outcome) == (to, 0, "stopped")
     assert end.extras is None or end.extras.interruptions == 0
@@ -448,13 +448,13 @@ def test_what_was_told_to_stop_before_it_began_is_returned() -> None:
     rig.turn(ev.StopAsked(0.001))
     rig.clock.advance(0.001)
     rig.turn()
-    end = the(rig.turn(rig.report(task_id, wire.CANCELLED, TaskError("cancelled", "", False), duration_ns=0)), cmd.End)
+    end = the(rig.turn(rig.report(task_id, jobs.CANCELLED, TaskError("cancelled", "", False), duration_ns=0)), cmd.End)
     assert (end.to, end.closed.outcome) == (QUEUED, "returned")
 
 
 def test_a_stopped_task_whose_owner_was_killed_meanwhile_is_not_lost() -> None:
     """Its Cancelled was asked for by nobody but the stop: it goes on by its policy."""
-    report = wire.Report(1, 1, 1, wire.CANCELLED, 5, 5, error=TaskError("cancelled", "", False))
+    report = jobs.Report(1, 1, 1, jobs.CANCELLED, 5, 5, error=TaskError("cancelled", "", False))
     end = the(Rig().turn(ev.Recovered(running(Options()), begun=True, report=report)), cmd.End)
     assert (end.to, end.charged) == (PENDING, 0)
 
@@ -568,7 +568,7 @@ def test_the_cancel_of_a_running_task_is_stored_and_then_signalled() -> None:
     assert move.extras is not None
     assert move.extras.cancel_requested_at == rig.wall
     assert signal == cmd.Signal(1, 1, 5.0, "cancel")
-    end = the(rig.turn(rig.report(task_id, wire.CANCELLED, TaskError("cancelled", "", False))), cmd.End)
+    end = the(rig.turn(rig.report(task_id, jobs.CANCELLED, TaskError("cancelled", "", False))), cmd.End)
     assert (end.to, end.charged) == (CANCELLED, 0)
 
 
@@ -606,7 +606,7 @@ def test_anything_else_after_a_cancel_is_cancelled_and_never_retried() -> None:
         rig.turn(rig.cancel(task_id))
         ends: list[ev.Event] = [
             rig.failure(task_id),
-            rig.report(task_id, wire.SNOOZED),
+            rig.report(task_id, jobs.SNOOZED),
             rig.death(begun=task_id),
             rig.death(),
             rig.death(begun=task_id, why="timeout", kind="timeout"),
@@ -700,7 +700,7 @@ def test_a_report_of_an_attempt_that_was_given_up_changes_nothing() -> None:
     (task_id,) = rig.submit()
     worker, n, attempt = rig.jobs[task_id]
     for stale in ((n, task_id, attempt + 1), (n, task_id + 1, attempt), (n + 1, task_id, attempt)):
-        report = wire.Report(*stale, wire.OK, 1, 1)
+        report = jobs.Report(*stale, jobs.OK, 1, 1)
         assert not rig.turn(ev.Reported(worker, 101, [report]))
     assert rig.row(task_id).status == RUNNING
 

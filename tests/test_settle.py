@@ -26,8 +26,8 @@ from taskpool.core.lifecycle import (
 )
 from taskpool.core.retry import max_attempts
 from taskpool.model import Options, RetryPolicy, TaskError
-from taskpool.wire import messages as wire
-from taskpool.wire.messages import Report
+from taskpool.wire import jobs
+from taskpool.wire.jobs import Report
 
 NOW = Instant(1_700_000_000 * US, 1_000_000_000_000)
 KILLED_FOR_LIMITS = ("timeout", "deadline", "heartbeat", "memory")
@@ -87,7 +87,7 @@ reports = st.builds(
     n=st.just(2),
     task_id=st.just(7),
     attempt=st.just(1),
-    outcome=st.sampled_from([wire.OK, wire.ERROR, wire.SNOOZED, wire.CANCELLED, wire.SOFT_TIMEOUT]),
+    outcome=st.sampled_from([jobs.OK, jobs.ERROR, jobs.SNOOZED, jobs.CANCELLED, jobs.SOFT_TIMEOUT]),
     began_ns=st.just(NOW.mono - 1000),
     duration_ns=st.sampled_from([0, 1000]),
     error=errors,
@@ -151,7 +151,7 @@ def test_after_a_cancel_a_task_succeeds_or_is_cancelled(row: TaskRow, how: Repor
     asked = row.cancel_requested_at is not None
     end = the_end(row, how, stopping=stopping)
     if asked:
-        success = isinstance(how, Report) and how.outcome == wire.OK
+        success = isinstance(how, Report) and how.outcome == jobs.OK
         assert end.to == (SUCCEEDED if success else CANCELLED)
         if not success:
             assert end.error is not None

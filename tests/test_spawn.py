@@ -42,8 +42,8 @@ from taskpool.core import children
 from taskpool.model import Options, Running, StepSpec, TaskSpec, encode
 from taskpool.store.reading import Reader
 from taskpool.store.store import Store
+from taskpool.wire.jobs import ERROR, OK, Report
 from taskpool.wire.limits import CHILDREN_BYTES_MAX, CHILDREN_MAX, PAYLOAD_BYTES_MAX
-from taskpool.wire.messages import ERROR, OK, Report
 from taskpool.worker.children import FIELDS_BYTES, Brood
 from taskpool.worker.controller import Detached
 from tests.store_rig import end, insert, rows, start

@@ -22,8 +22,8 @@ from taskpool.core.registry import default_registry
 from taskpool.errors import Cancelled, NonRetryableError, RetryableError, Snooze, SoftTimeout
 from taskpool.model import Codec, Options
 from taskpool.wire.codec import decode_result
+from taskpool.wire.jobs import CANCELLED, ERROR, OK, SNOOZED, SOFT_TIMEOUT, Checkpointed, Job, Report, Skipped
 from taskpool.wire.limits import MESSAGE_BYTES_MAX, TRACEBACK_BYTES_MAX
-from taskpool.wire.messages import CANCELLED, ERROR, OK, SNOOZED, SOFT_TIMEOUT, Checkpointed, Job, Report, Skipped
 from taskpool.wire.page import HEAD, RING_BYTES, TAIL, Page
 from taskpool.worker.attempt import Surroundings, run_attempt
 from tests.waiting import wait_until

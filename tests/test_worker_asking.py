@@ -13,7 +13,8 @@ import pytest
 from worker_rig import Rig
 
 from taskpool.errors import QueueFull
-from taskpool.wire.messages import CANCELLED, OK, ChildAnswered, ChildAsked, Job, encoder
+from taskpool.wire.jobs import CANCELLED, OK, ChildAnswered, ChildAsked, Job
+from taskpool.wire.messages import encoder
 from taskpool.worker.controller import current
 from taskpool.worker.interrupt import whole
 

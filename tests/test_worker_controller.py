@@ -15,7 +15,7 @@ from worker_rig import Rig
 from taskpool.errors import InvalidPayload
 from taskpool.model import Controller, Options, Progress, Running
 from taskpool.wire.codec import decode_result, loads
-from taskpool.wire.messages import CANCELLED, ERROR, Checkpointed, Report
+from taskpool.wire.jobs import CANCELLED, ERROR, Checkpointed, Report
 from taskpool.wire.page import PROGRESS_TEXT_BYTES, STOPPING, Page
 from taskpool.worker.controller import current, track
 

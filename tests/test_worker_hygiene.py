@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from worker_rig import Rig
 
-from taskpool.wire.messages import OK, Report
+from taskpool.wire.jobs import OK, Report
 from taskpool.worker.interrupt import INTERRUPT_SIGNAL
 from tests.waiting import wait_until
 

@@ -17,7 +17,7 @@ from worker_rig import Rig
 
 import taskpool.worker.controller as controllers
 from taskpool.errors import Cancelled, SoftTimeout
-from taskpool.wire.messages import CANCELLED, OK, SOFT_TIMEOUT, Report
+from taskpool.wire.jobs import CANCELLED, OK, SOFT_TIMEOUT, Report
 from taskpool.wire.page import CANCEL, CANCEL_REQUEST, CANCEL_SOFT_TIMEOUT, CURRENT
 from taskpool.worker.interrupt import INTERRUPT_SIGNAL
 

@@ -15,7 +15,7 @@ import pytest
 from worker_rig import Rig
 
 import taskpool.worker.controller as controllers
-from taskpool.wire.messages import OK, Report
+from taskpool.wire.jobs import OK, Report
 
 
 @pytest.fixture

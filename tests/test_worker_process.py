@@ -21,7 +21,7 @@ from worker_rig import Rig
 
 from taskpool import faults
 from taskpool.wire import barrier
-from taskpool.wire.messages import Report
+from taskpool.wire.jobs import Report
 from taskpool.wire.page import CURRENT, PID, Page, RingReader
 from taskpool.worker.hygiene import thread_count
 from taskpool.worker.interrupt import STACK_SIGNAL

@@ -19,7 +19,7 @@ from taskpool.model import Options
 from taskpool.wire import barrier
 from taskpool.wire.codec import decode_result, encode_call
 from taskpool.wire.description import describe
-from taskpool.wire.messages import Checkpointed, Job, Record, Report, Skipped, Spilled, record_decoder
+from taskpool.wire.jobs import Checkpointed, Job, Record, Report, Skipped, Spilled, record_decoder
 from taskpool.wire.page import CANCEL, CANCEL_KIND, CURRENT, LIMIT, NO_LIMIT, OUTPUT_BUSY, OUTPUT_READ, Page, RingReader, load_spill
 from taskpool.worker.interrupt import INTERRUPT_SIGNAL
 from taskpool.worker.main import main

@@ -20,7 +20,7 @@ from taskpool.cli.verb import verb
 from taskpool.retention import FOREVER, Retention, retention_of
 
 if TYPE_CHECKING:
-    from taskpool.wire.messages import Prepared
+    from taskpool.wire.zygote import Prepared
 
 JOURNAL_LEVELS = {"info": 6, "warning": 4, "error": 3}
 
@@ -105,7 +105,7 @@ def command(
     from taskpool.config import settings
     from taskpool.engines.preparation import describe_main
     from taskpool.supervisor.process import Supervisor
-    from taskpool.wire.messages import Prepare
+    from taskpool.wire.zygote import Prepare
 
     if session.meant.startswith("unix:"):
         raise click.UsageError("serve owns a store's file: give -C a path or a name")

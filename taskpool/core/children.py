@@ -13,8 +13,8 @@ import msgspec
 from taskpool.core.queues import check_name
 from taskpool.errors import TaskpoolError
 from taskpool.model import Options, TaskError, TaskSpec
+from taskpool.wire.jobs import ERROR, OK, Report
 from taskpool.wire.limits import CHILDREN_MAX, PAYLOAD_BYTES_MAX
-from taskpool.wire.messages import ERROR, OK, Report
 
 _decoder: Final = msgspec.msgpack.Decoder(Options)
 

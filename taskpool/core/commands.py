@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from taskpool.model import FlowSpec, Occurrence, Schedule, TaskError, TaskSpec
-from taskpool.wire.messages import Report
+from taskpool.wire.jobs import Report
 
 
 class Extras(msgspec.Struct, array_like=True, gc=False):

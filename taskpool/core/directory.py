@@ -11,7 +11,7 @@ from typing import Any
 
 from taskpool.core.queues import check_name
 from taskpool.errors import DuplicateHandler, HandlerNotFound, InvalidTaskType
-from taskpool.wire.messages import HandlerInfo
+from taskpool.wire.zygote import HandlerInfo
 
 NEAREST_MAX = 3
 LIKENESS_MIN = 0.5  # as difflib measures it

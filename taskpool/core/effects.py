@@ -13,7 +13,7 @@ from taskpool.core import events as ev
 from taskpool.core.commands import Command, End
 from taskpool.core.lifecycle import SUCCEEDED
 from taskpool.model import TaskError
-from taskpool.wire.messages import ERROR, OK, Report
+from taskpool.wire.jobs import ERROR, OK, Report
 
 Key = tuple[int, int]  # task, attempt
 NONE: Final[Mapping[Key, Report]] = {}  # of nearly every turn

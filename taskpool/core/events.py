@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from taskpool.model import FlowSpec, Options, Queue, Schedule, TaskError, TaskSpec
-from taskpool.wire.messages import Checkpointed, Report
+from taskpool.wire.jobs import Checkpointed, Report
 
 
 class TaskRow(msgspec.Struct, gc=False):

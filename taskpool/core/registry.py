@@ -18,7 +18,7 @@ from taskpool.core.directory import nearest, route
 from taskpool.errors import DuplicateHandler, HandlerNotFound, InvalidHandler
 from taskpool.model import Controller
 from taskpool.wire.description import MAIN_NAMES, Description, canonical_name, describe, look_up, unwrapped
-from taskpool.wire.messages import HandlerInfo, HandlerOptions
+from taskpool.wire.zygote import HandlerInfo, HandlerOptions
 
 NAME_LENGTH_MAX = 200
 

@@ -12,8 +12,8 @@ from taskpool.core.commands import Closed, End, Extras, Move
 from taskpool.core.events import TaskRow, WorkerDied
 from taskpool.core.lifecycle import CANCELLED, FAILED, INTERRUPTED, PENDING, QUEUED, RETRYING, SUCCEEDED, TERMINAL, WAITING
 from taskpool.model import TaskError
-from taskpool.wire import messages as wire
-from taskpool.wire.messages import Report
+from taskpool.wire import jobs
+from taskpool.wire.jobs import Report
 
 
 def began_at(began_ns: int, now: Instant) -> int:
@@ -99,17 +99,17 @@ def reported(row: TaskRow, report: Report, pid: int, output: str, now: Instant, 
         report.peak_rss_kib,
         output=output,
     )
-    if report.outcome == wire.OK:
+    if report.outcome == jobs.OK:
         row.charged += 1
         return _end(row, SUCCEEDED, now, closed, report=report)
-    if report.outcome == wire.CANCELLED and stopping and row.cancel_requested_at is None:
+    if report.outcome == jobs.CANCELLED and stopping and row.cancel_requested_at is None:
         if not report.duration_ns:
             return returned(row, pid, now)  # it was told before its body began
         return _interrupted(row, closed, now, counted=False)
-    if report.outcome == wire.CANCELLED or row.cancel_requested_at is not None:
+    if report.outcome == jobs.CANCELLED or row.cancel_requested_at is not None:
         row.begun = row.begun or report.duration_ns > 0
         return _cancelled(row, closed, report.error, now)
-    if report.outcome == wire.SNOOZED:
+    if report.outcome == jobs.SNOOZED:
         return _snoozed(row, closed, report.snooze_s, now)
     assert report.error is not None
     return failed(row, closed, report.error, now)

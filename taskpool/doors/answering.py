@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskpool.doors.submitter import Submitter
 from taskpool.wire import messages as wire
-from taskpool.wire.messages import HandlerInfo
+from taskpool.wire.zygote import HandlerInfo
 
 if TYPE_CHECKING:
     from taskpool.doors.mailbox import Response

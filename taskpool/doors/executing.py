@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from taskpool.doors.amending import Amending, TaskId
 from taskpool.errors import InvalidHandler, InvalidPayload
 from taskpool.model import Codec, Progress, Task, TaskSpec
-from taskpool.wire.messages import Checkpointed, Execute, Executed, Speak, Submit
+from taskpool.wire.jobs import Checkpointed
+from taskpool.wire.messages import Execute, Executed, Speak, Submit
 
 if TYPE_CHECKING:
     from taskpool.doors.link import Link

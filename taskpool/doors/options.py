@@ -21,7 +21,7 @@ from taskpool.errors import InvalidSettings, InvalidTask
 from taskpool.memory import size_of
 from taskpool.model import KeyOnRetry, OnConflict, OnInterrupt, Options, RetryPolicy, encode
 from taskpool.retention import period
-from taskpool.wire.messages import HandlerOptions
+from taskpool.wire.zygote import HandlerOptions
 
 PRIORITY_MAX = 2**31 - 1  # of any whole number
 TAGS_MAX = 64

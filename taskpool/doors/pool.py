@@ -21,7 +21,8 @@ from taskpool.config import Durability, OnOwnerDeath, Settings
 from taskpool.doors.client import Client, enter, leave
 from taskpool.errors import InvalidSettings, InvalidTask, MissingGuard, PoolStopped
 from taskpool.model import SECONDS_MAX
-from taskpool.wire.messages import Boot, Prepare, Stop, encoder
+from taskpool.wire.messages import Stop, encoder
+from taskpool.wire.zygote import Boot, Prepare
 
 if TYPE_CHECKING:
     from taskpool.doors.link import Link

@@ -14,8 +14,9 @@ import msgspec
 
 from taskpool.core.events import Event
 from taskpool.model import Progress
-from taskpool.wire.messages import ChildAnswered, ChildAsked, Job, Prepared
+from taskpool.wire.jobs import ChildAnswered, ChildAsked, Job
 from taskpool.wire.poller import Poller
+from taskpool.wire.zygote import Prepared
 
 
 class Wish(msgspec.Struct):

@@ -19,7 +19,7 @@ from taskpool.engines.link import Link
 from taskpool.engines.listener import Listener
 from taskpool.engines.marks import Marks
 from taskpool.wire import barrier
-from taskpool.wire.messages import Checkpointed, ChildAsked, Report
+from taskpool.wire.jobs import Checkpointed, ChildAsked, Report
 from taskpool.wire.page import CURRENT, HEAD, LIMIT, NO_LIMIT, SEEN_AT, STARTED
 
 

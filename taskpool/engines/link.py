@@ -15,7 +15,8 @@ from taskpool.engines.output import OutputPipe
 from taskpool.engines.watch import Watch
 from taskpool.wire import barrier
 from taskpool.wire.frames import Closed, FrameWriter
-from taskpool.wire.messages import ChildAnswered, Job, encoder
+from taskpool.wire.jobs import ChildAnswered, Job
+from taskpool.wire.messages import encoder
 from taskpool.wire.page import CURRENT, LIMIT, NO_LIMIT, Page, RingReader
 from taskpool.worker.interrupt import INTERRUPT_SIGNAL, STACK_SIGNAL
 

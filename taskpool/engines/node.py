@@ -29,9 +29,10 @@ from taskpool.engines.nursery import Nursery
 from taskpool.engines.orphans import Orphans
 from taskpool.model import Progress
 from taskpool.wire import barrier
-from taskpool.wire.messages import ChildAnswered, Forked, Job, Prepare, Prepared
+from taskpool.wire.jobs import ChildAnswered, Job
 from taskpool.wire.page import PROGRESS_SEQ, STOPPING, boot_word
 from taskpool.wire.poller import GONE, IN, OUT, Poller
+from taskpool.wire.zygote import Forked, Prepare, Prepared
 
 MAILBOX_MAX = 256
 BOOT_NS = 60 * NS  # from the fork to readiness

@@ -16,8 +16,8 @@ from taskpool.engines import linux
 from taskpool.engines.deaths import signal_name
 from taskpool.engines.launch import Launched, launch
 from taskpool.wire.frames import FrameReader
-from taskpool.wire.messages import Fork, Forked, Prepare, Prepared
 from taskpool.wire.poller import IN, OUT, Poller
+from taskpool.wire.zygote import Fork, Forked, Prepare, Prepared
 
 FORKS_AHEAD = 16  # sent and not answered: the kernel bounds descriptors on their way, and the zygote forks one by one
 DEATHS_MAX = 3  # of zygotes in a row that die while they import the handlers

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from taskpool.wire.frames import FRAME_BYTES_MAX
-from taskpool.wire.messages import Checkpointed, ChildAsked, Report, Skipped, Spilled, record_decoder
+from taskpool.wire.jobs import Checkpointed, ChildAsked, Report, Skipped, Spilled, record_decoder
 from taskpool.wire.page import PageInvalid, RingReader, load_spill
 
 Loaded = Report | Skipped | Checkpointed | ChildAsked

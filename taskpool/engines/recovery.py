@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from taskpool.engines import records
 from taskpool.engines.records import Loaded
-from taskpool.wire.messages import Report
+from taskpool.wire.jobs import Report
 from taskpool.wire.page import BOOT, EPOCH, WORKER, Page, PageInvalid, RingReader, boot_word
 
 

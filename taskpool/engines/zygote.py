@@ -31,7 +31,7 @@ from taskpool.engines import linux, preparation, sweep
 from taskpool.errors import TaskpoolError
 from taskpool.wire import barrier
 from taskpool.wire.description import set_main_stem
-from taskpool.wire.messages import Fork, Forked, Prepare, Prepared
+from taskpool.wire.zygote import Fork, Forked, Prepare, Prepared
 from taskpool.worker import main as worker
 
 LIFELINE_SIGNAL = signal.SIGRTMIN + 3  # from the kernel, when the supervisor is gone

@@ -18,7 +18,7 @@ from taskpool.core.effects import Key
 from taskpool.model import TaskError
 from taskpool.store import schema
 from taskpool.wire.effects import Effect
-from taskpool.wire.messages import Report
+from taskpool.wire.jobs import Report
 
 STEPS_MAX: Final = 10_000_000  # instructions of SQLite's machine for the effects of one attempt: a fraction of a second
 STEPS_EACH: Final = 10_000  # … between two looks at them

@@ -20,7 +20,7 @@ from taskpool.store.conditions import Refused
 from taskpool.store.records import ROW, task_row
 from taskpool.store.stages import Stage
 from taskpool.store.wide import insert as insert_wide
-from taskpool.wire.messages import Input
+from taskpool.wire.jobs import Input
 
 DUE_MAX: Final = 10_000  # steps that are told of at once
 NONE_ENDED: Final[Mapping[int, int]] = {}

@@ -30,7 +30,8 @@ from taskpool.store.conditions import in_our_words, in_words
 from taskpool.store.connection import connect_reader, pragmas
 from taskpool.store.places import Places
 from taskpool.store.pruning import Rule, Walk
-from taskpool.wire.messages import Input, Outcome, Replied
+from taskpool.wire.jobs import Input
+from taskpool.wire.messages import Outcome, Replied
 
 INDEXES: Final = {  # the partial index that holds all tasks of a status
     "pending": "task_delayed",

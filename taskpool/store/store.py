@@ -35,7 +35,7 @@ from taskpool.store.places import Places
 from taskpool.store.plans import refused_with, unrefused
 from taskpool.store.reading import LIVE, Reading
 from taskpool.store.writing import Writer
-from taskpool.wire.messages import Report
+from taskpool.wire.jobs import Report
 
 CHECKPOINT_ROWS = 20_000  # rows written since the last WAL checkpoint that make one due …
 CHECKPOINT_COMMITS = 1_000  # … or transactions …

@@ -11,10 +11,11 @@ from taskpool.errors import InvalidTask, StaleVersion
 from taskpool.model import Codec, Progress
 from taskpool.store.store import Store
 from taskpool.supervisor.server import Connection
+from taskpool.wire import jobs
 from taskpool.wire import messages as wire
 from taskpool.wire.limits import CHECKPOINT_BYTES_MAX, RESULT_BYTES_MAX
 
-FAILING: Final = (wire.ERROR, wire.SOFT_TIMEOUT)  # outcomes that say why
+FAILING: Final = (jobs.ERROR, jobs.SOFT_TIMEOUT)  # outcomes that say why
 
 Asked = wire.Execute | wire.Executed | wire.Speak
 
@@ -64,7 +65,7 @@ class Lending:
         if speak.checkpoint is not None:
             if len(speak.checkpoint) > CHECKPOINT_BYTES_MAX:
                 raise InvalidTask(f"a checkpoint of {len(speak.checkpoint)} bytes is more than {CHECKPOINT_BYTES_MAX}")
-            events.append(ev.Saved(speak.worker, wire.Checkpointed(row.n, row.id, row.attempt, speak.checkpoint)))
+            events.append(ev.Saved(speak.worker, jobs.Checkpointed(row.n, row.id, row.attempt, speak.checkpoint)))
         if speak.give_up:
             events.append(ev.CallerGone(client, speak.worker))
         if speak.seq:
@@ -77,9 +78,9 @@ class Lending:
         return progress
 
 
-def _checked(report: wire.Report, loan: Loan) -> wire.Report:
+def _checked(report: jobs.Report, loan: Loan) -> jobs.Report:
     """Return a client's report as one of the attempt that it runs."""
-    if report.outcome > wire.SOFT_TIMEOUT or report.codec not in set(Codec):
+    if report.outcome > jobs.SOFT_TIMEOUT or report.codec not in set(Codec):
         raise InvalidTask(f"no attempt ends with outcome {report.outcome} and codec {report.codec}")
     if report.outcome in FAILING and report.error is None:
         raise InvalidTask("an attempt that fails says why")

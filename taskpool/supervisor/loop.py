@@ -34,7 +34,8 @@ from taskpool.supervisor.inbox import Inbox
 from taskpool.supervisor.linger import Linger
 from taskpool.supervisor.pruning import Pruning
 from taskpool.supervisor.server import STARVED_S, Server
-from taskpool.wire.messages import Input, Job, News, Reply, Told
+from taskpool.wire.jobs import Input, Job
+from taskpool.wire.messages import News, Reply, Told
 from taskpool.wire.poller import Poller
 
 SPEC_BYTES_MAX = 64 << 20  # payloads of waiting tasks kept in memory; the others are read when they start

@@ -44,9 +44,11 @@ from taskpool.supervisor.spawning import Spawning
 from taskpool.supervisor.start import new_mark
 from taskpool.supervisor.statistics import stats_of
 from taskpool.timetable import next_after
+from taskpool.wire import jobs
 from taskpool.wire import messages as wire
 from taskpool.wire.frames import FrameWriter
 from taskpool.wire.poller import IN, Poller
+from taskpool.wire.zygote import Boot, Prepare, Prepared
 
 OPEN_WAIT_S = 5.0  # how long a new owner waits for one that is just ending, or for a store that takes no writes
 TELL_S = 0.3  # … before it says so
@@ -72,7 +74,7 @@ def _warn(line: str) -> None:
         pass
 
 
-def serve(settings: Settings, prepare: wire.Prepare, *, log: Callable[[str], None]) -> int:
+def serve(settings: Settings, prepare: Prepare, *, log: Callable[[str], None]) -> int:
     """Own the store in this process and take work from clients until SIGTERM or SIGINT. Return the exit code.
 
     The first signal stops taking work and waits `drain_grace_s`; the second ends at once. Raises TaskpoolError if it cannot start.
@@ -87,7 +89,7 @@ class Supervisor:
     def __init__(
         self,
         settings: Settings,
-        prepare: wire.Prepare,
+        prepare: Prepare,
         *,
         log: Callable[[str], None],
         warn: Callable[[str], None] | None = None,
@@ -113,7 +115,7 @@ class Supervisor:
         self.fails_unknown = True  # tasks of handlers that nobody has registered go to a worker, where they fail
         self.limits: Mapping[str, int] = {}  # queue → how many of its tasks may run at once, to be stored at the start
         self.ends_when_idle = False  # when nothing runs and nothing is due
-        self.on_ready: Callable[[wire.Prepared], None] = lambda prepared: None  # handlers are loaded, the socket listens
+        self.on_ready: Callable[[Prepared], None] = lambda prepared: None  # handlers are loaded, the socket listens
 
     # ---- the two ways to serve --------------------------------------------------------------------------------------
 
@@ -242,11 +244,11 @@ class Supervisor:
             if page.current is not None:
                 begun.add(page.current)
             for record in page.records:
-                if isinstance(record, wire.Report):
+                if isinstance(record, jobs.Report):
                     row = running.get(record.task_id)
                     if row is not None and row.attempt == record.attempt:
                         events.append(ev.Recovered(running.pop(record.task_id), True, record))
-                elif isinstance(record, wire.Checkpointed) and record.task_id in running:
+                elif isinstance(record, jobs.Checkpointed) and record.task_id in running:
                     saved[record.task_id] = cmd.Checkpoint(record.task_id, record.attempt, record.data)
         if saved:
             _patiently(lambda: store.commit(list(saved.values()), self._clock.now().wall))
@@ -367,7 +369,7 @@ class Supervisor:
         place = (self.settings.store, self._store.epoch, self.settings.workers)
         self._server.send(connection.number, wire.Welcome(wire.PROTOCOL, os.getpid(), *place, notices, prepared.said))
 
-    def _on_prepared(self, prepared: wire.Prepared) -> None:
+    def _on_prepared(self, prepared: Prepared) -> None:
         self._desk.directory.learn(prepared.infos)  # once more when the zygote had to be started anew
         if not self.fails_unknown and not prepared.late:
             known = {name for info in prepared.infos for name in (info.name, *info.aliases)}
@@ -449,7 +451,7 @@ def _patiently(commit: Callable[[], object]) -> None:
             time.sleep(0.02)
 
 
-def _receive_boot(sock: socket.socket) -> wire.Boot:
+def _receive_boot(sock: socket.socket) -> Boot:
     """Read exactly the first frame: what follows it belongs to the client that the script will be."""
 
     def exactly(size: int) -> bytes:
@@ -458,7 +460,7 @@ def _receive_boot(sock: socket.socket) -> wire.Boot:
             sys.exit(0)  # the script died before it had said what it wants
         return data
 
-    return msgspec.msgpack.decode(exactly(int.from_bytes(exactly(4), "little")), type=wire.Boot)
+    return msgspec.msgpack.decode(exactly(int.from_bytes(exactly(4), "little")), type=Boot)
 
 
 def _refuse(sock: socket.socket, error: TaskpoolError) -> None:

@@ -12,7 +12,7 @@ from taskpool.core.scheduler import Scheduler
 from taskpool.engines.engine import Wish
 from taskpool.supervisor.server import Connection
 from taskpool.wire import messages as wire
-from taskpool.wire.messages import ChildAnswered
+from taskpool.wire.jobs import ChildAnswered
 
 
 class Applicant(Connection):

@@ -1,8 +1,4 @@
-"""What travels between processes: tagged msgspec Structs, new fields last and with defaults.
-
-Three conversations: client ↔ supervisor (over a stream socket), supervisor → worker (Job batches over a socketpair) and
-worker → supervisor (records in the ring of its page), zygote ↔ supervisor (over a socketpair, with descriptors).
-"""
+"""What travels between clients and a supervisor, over a stream socket: msgspec Structs, new fields last and with defaults."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ from typing import Annotated, Any
 
 import msgspec
 
-from taskpool.config import Settings
 from taskpool.model import (
     Explanation,
     Filter,
@@ -29,192 +24,10 @@ from taskpool.model import (
     Whole,
 )
 from taskpool.retention import Retention
-from taskpool.wire.arity import Arity
-from taskpool.wire.effects import Effect
+from taskpool.wire.jobs import Job, Report
+from taskpool.wire.zygote import HandlerInfo, HandlerOptions
 
 PROTOCOL = 1
-
-# ---- supervisor → worker ------------------------------------------------------------------------------------------
-
-
-class Input(msgspec.Struct, array_like=True, gc=False):
-    """The result of a task that another takes as an argument. name: of its handler; value: encoded by codec."""
-
-    id: int
-    name: str
-    status: str
-    codec: int
-    value: bytes | None
-
-
-class Job(msgspec.Struct, array_like=True, gc=False):
-    """One attempt to run. n: the worker's own sequence number; options: packed Options; timeouts are the supervisor's affair."""
-
-    n: int
-    task_id: int
-    attempt: int
-    name: str
-    codec: int
-    payload: bytes
-    options: bytes = b""
-    checkpoint: bytes | None = None
-    inputs: list[Input] | None = None
-
-
-class ChildAnswered(msgspec.Struct, tag=True):
-    """Answer to ChildAsked: the task is durable under that id, or (id 0) refused, with the code of a TaskpoolError."""
-
-    seq: int
-    id: int = 0
-    code: str = ""
-    message: str = ""
-    hint: str = ""
-
-
-# ---- worker → supervisor: records of the ring -----------------------------------------------------------------------
-
-OK, ERROR, SNOOZED, CANCELLED, SOFT_TIMEOUT = range(5)  # outcomes of a body
-
-
-class Report(msgspec.Struct, array_like=True, tag=0, gc=False):
-    """How a body ended. *_ns monotonic; value encoded by codec; output_end: bytes written to the worker's output stream so far."""
-
-    n: Whole
-    task_id: Whole
-    attempt: Whole
-    outcome: Whole
-    began_ns: Whole
-    duration_ns: Whole
-    cpu_user_us: Whole = 0
-    cpu_system_us: Whole = 0
-    peak_rss_kib: Whole = 0
-    output_end: Whole = 0
-    codec: Whole = 1
-    value: bytes | None = None
-    error: TaskError | None = None
-    snooze_s: Seconds = 0.0
-    progress: Progress | None = None
-    dirty: bool = False  # the worker cannot be trusted with another task (threads, descriptors, …): retire it
-    effects: list[Effect] | None = None  # of a success
-    children: list[TaskSpec] | None = None  # that are stored with a success
-
-
-class Skipped(msgspec.Struct, array_like=True, tag=1, gc=False):
-    """The worker passed over task n because it had been taken back."""
-
-    n: Whole
-
-
-class Checkpointed(msgspec.Struct, array_like=True, tag=2, gc=False):
-    """A running body saved its state; the latest is given to the next attempt."""
-
-    n: Whole
-    task_id: Whole
-    attempt: Whole
-    data: bytes
-
-
-class Spilled(msgspec.Struct, array_like=True, tag=3, gc=False):
-    """A record too big for the ring: its bytes are in that file of the run directory."""
-
-    name: str
-    size: int
-
-
-class ChildAsked(msgspec.Struct, array_like=True, tag=4, gc=False):
-    """A running body wants a task stored now, and waits. seq: comes with the answer."""
-
-    n: Whole
-    task_id: Whole
-    attempt: Whole
-    seq: Whole
-    spec: TaskSpec
-
-
-Record = Report | Skipped | Checkpointed | Spilled | ChildAsked
-
-# ---- zygote ↔ supervisor --------------------------------------------------------------------------------------------
-
-
-class Prepare(msgspec.Struct, tag=True):
-    """First message to the zygote. main: the script's `__main__` as engines.preparation describes it; preload: modules that
-    register handlers; late: those of them that each worker imports by itself.
-    """
-
-    main: bytes = b""
-    preload: tuple[str, ...] = ()
-    main_stem: str = ""
-    late: tuple[str, ...] = ()
-
-
-class Fork(msgspec.Struct, tag=True):
-    """Fork one worker; its descriptors (conn, page, stacks, output) come with the message."""
-
-    worker_id: int
-
-
-class HandlerOptions(msgspec.Struct, array_like=True):
-    """What a handler's decorator says of its tasks, for clients that know but its name.
-
-    options: packed Options; moments: deadline, expires and delay in seconds from the submit, or as RFC 3339; names: key and unique,
-    None where a function computes them.
-    """
-
-    options: bytes = b""
-    queue: str | None = None
-    priority: int | None = None
-    moments: dict[str, float | str] = {}
-    names: dict[str, str | None] = {}
-
-
-class HandlerInfo(msgspec.Struct, array_like=True, frozen=True):
-    """What is known of a handler outside of the workers. arity: None where its signature is unknown.
-
-    canonical: `module:function`; usage: its call with types; summary: the first line of its docstring; said: its options.
-    """
-
-    name: str
-    aliases: tuple[str, ...] = ()
-    canonical: str = ""
-    usage: str = ""
-    summary: str = ""
-    said: HandlerOptions | None = None
-    arity: Arity | None = None
-
-
-class Prepared(msgspec.Struct, tag=True):
-    """The zygote is ready. handlers: names registered by preloaded modules; error: the traceback when preloading failed.
-
-    error_code: of the error, if it is one of ours; said: what decorators say of their handlers' tasks, by name and alias.
-    """
-
-    handlers: tuple[str, ...] = ()
-    error: str = ""
-    notices: tuple[str, ...] = ()
-    error_code: str = ""
-    said: dict[str, HandlerOptions] = {}
-    infos: tuple[HandlerInfo, ...] = ()
-    late: bool = False  # workers import more modules, whose handlers nobody else knows
-
-
-class Forked(msgspec.Struct, tag=True):
-    """A worker lives (pid), or could not be forked (error)."""
-
-    worker_id: int
-    pid: int
-    error: str = ""
-
-
-# ---- the script that starts a supervisor → supervisor ---------------------------------------------------------------
-
-
-class Boot(msgspec.Struct, tag=True):
-    """First frame on the inherited socket, before the owner's Hello: what to serve, how workers find the script, whose it is."""
-
-    settings: Settings
-    prepare: Prepare
-    owner_pid: int
-
 
 # ---- client → supervisor --------------------------------------------------------------------------------------------
 
@@ -639,5 +452,3 @@ class Goodbye(msgspec.Struct, array_like=True, tag="goodbye"):
 Answer = Welcome | Accepted | Settled | Reply | Refused | News | Told | Goodbye
 
 encoder = msgspec.msgpack.Encoder()
-jobs_decoder = msgspec.msgpack.Decoder(list[Job] | ChildAnswered)
-record_decoder = msgspec.msgpack.Decoder(Record)

@@ -25,7 +25,7 @@ from zlib import crc32
 
 from taskpool import faults
 from taskpool.model import Progress
-from taskpool.wire.messages import Spilled
+from taskpool.wire.jobs import Spilled
 
 HEADER_BYTES = 4096
 RING_BYTES = 256 * 1024  # a power of two

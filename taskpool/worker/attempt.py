@@ -23,7 +23,7 @@ from taskpool.model import SECONDS_MAX, Codec, Controller, Options, TaskError
 from taskpool.wire import references
 from taskpool.wire.codec import DecodeError, decode_args, decode_by_value, decode_result, encode_result
 from taskpool.wire.description import Description, describe
-from taskpool.wire.messages import CANCELLED, ERROR, OK, SNOOZED, SOFT_TIMEOUT, Checkpointed, Input, Job, Report
+from taskpool.wire.jobs import CANCELLED, ERROR, OK, SNOOZED, SOFT_TIMEOUT, Checkpointed, Input, Job, Report
 from taskpool.wire.page import Page
 from taskpool.worker import controller
 from taskpool.worker.failure import final_error, formatted, handler_error, message_of

@@ -18,7 +18,7 @@ from taskpool.core import callers
 from taskpool.core.registry import Registry, default_registry
 from taskpool.errors import Cancelled, SoftTimeout, StaleVersion
 from taskpool.model import Controller, Options, Progress, TaskSpec
-from taskpool.wire.messages import OK, Checkpointed, Job, Report
+from taskpool.wire.jobs import OK, Checkpointed, Job, Report
 from taskpool.wire.page import PROGRESS_TEXT_BYTES, finite
 from taskpool.worker.controller import AttemptController, set_mine
 

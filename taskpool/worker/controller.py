@@ -16,8 +16,8 @@ from taskpool.model import Controller, Options, Params, Progress, Running, Spawn
 from taskpool.wire import effects
 from taskpool.wire.codec import dump_by_value, loads
 from taskpool.wire.effects import Effect
+from taskpool.wire.jobs import Checkpointed, ChildAsked, Job
 from taskpool.wire.limits import CHECKPOINT_BYTES_MAX, MIB
-from taskpool.wire.messages import Checkpointed, ChildAsked, Job
 from taskpool.wire.page import (
     CANCEL,
     CANCEL_KIND,

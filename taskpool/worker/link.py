@@ -18,7 +18,8 @@ from typing import NoReturn
 
 from taskpool.errors import of_code
 from taskpool.wire.frames import FrameReader, FrameTooLong
-from taskpool.wire.messages import ChildAnswered, ChildAsked, Job, Record, encoder, jobs_decoder
+from taskpool.wire.jobs import ChildAnswered, ChildAsked, Job, Record, jobs_decoder
+from taskpool.wire.messages import encoder
 from taskpool.wire.page import EXTEND, EXTEND_N, PROGRESS_SEQ, RECORD_BYTES_MAX, STARTED, Page, RingWriter, write_spill
 from taskpool.worker.interrupt import whole
 

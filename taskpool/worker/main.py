@@ -18,7 +18,7 @@ from taskpool import faults
 from taskpool.core.registry import default_registry
 from taskpool.model import TaskError
 from taskpool.wire import description
-from taskpool.wire.messages import CANCELLED, ERROR, Job, Report, Skipped
+from taskpool.wire.jobs import CANCELLED, ERROR, Job, Report, Skipped
 from taskpool.wire.page import CANCEL, CURRENT, CURRENT_ATTEMPT, CURRENT_TASK, LIMIT, PID, SEEN_AT, STARTED, Page
 from taskpool.worker import birth
 from taskpool.worker.attempt import LONG_NS, Surroundings, run_attempt

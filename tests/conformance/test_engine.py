@@ -12,7 +12,7 @@ import pytest
 from taskpool.clock import US
 from taskpool.core import events as ev
 from taskpool.engines.engine import Limits
-from taskpool.wire.messages import CANCELLED, ERROR
+from taskpool.wire.jobs import CANCELLED, ERROR
 from tests import engine_bodies as bodies
 from tests.engine_rig import Rig
 from tests.waiting import wait_file

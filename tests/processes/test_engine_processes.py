@@ -18,7 +18,7 @@ from taskpool.core import events as ev
 from taskpool.engines import launch, recovery, sweep
 from taskpool.engines.engine import Limits
 from taskpool.wire.codec import decode_result
-from taskpool.wire.messages import Checkpointed, Report
+from taskpool.wire.jobs import Checkpointed, Report
 from tests import engine_bodies as bodies
 from tests.engine_rig import PATIENCE_S, Rig, descriptors
 from tests.waiting import wait_until

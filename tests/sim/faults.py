@@ -27,7 +27,7 @@ from taskpool.supervisor.inbox import Inbox
 from taskpool.testing.simulation.graphs import Graphs
 from taskpool.testing.simulation.model_store import ModelStore
 from taskpool.testing.simulation.shell import Shell
-from taskpool.wire import messages as wire
+from taskpool.wire import jobs
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 FAULTS: dict[str, Plant] = {}
@@ -238,9 +238,9 @@ def a_cancel_in_a_mailbox_is_ignored(patch: pytest.MonkeyPatch) -> None:
 
 @fault
 def a_success_after_a_cancel_is_overwritten(patch: pytest.MonkeyPatch) -> None:
-    def reported(original: Any, row: ev.TaskRow, report: wire.Report, *rest: Any, **how: Any) -> cmd.End:
+    def reported(original: Any, row: ev.TaskRow, report: jobs.Report, *rest: Any, **how: Any) -> cmd.End:
         if row.cancel_requested_at is not None:
-            report = msgspec.structs.replace(report, outcome=wire.CANCELLED)
+            report = msgspec.structs.replace(report, outcome=jobs.CANCELLED)
         return original(row, report, *rest, **how)  # type: ignore[no-any-return]
 
     _wrap(patch, settle, "reported", reported)
@@ -529,7 +529,7 @@ def children_of_what_a_dead_owner_left_are_forgotten(patch: pytest.MonkeyPatch) 
 def an_attempt_that_fails_leaves_children(patch: pytest.MonkeyPatch) -> None:
     """Such as one whose effects could not be applied."""
 
-    def read(report: wire.Report) -> list[Any]:
+    def read(report: jobs.Report) -> list[Any]:
         return [children.Child(report.task_id, spec, Options()) for spec in report.children or ()]
 
     patch.setattr(children, "read", read)

@@ -43,7 +43,7 @@ from taskpool.testing.simulation.model_engine import Mark, ModelJob
 from taskpool.testing.simulation.model_store import ARRIVALS_MAX, ModelStore, Witness
 from taskpool.testing.simulation.shell import CANCEL, CRON, EXECUTE, RETRY, UPDATE, Ended, Shell
 from taskpool.wire import messages as wire
-from taskpool.wire.messages import Job, Report
+from taskpool.wire.jobs import Job, Report
 from taskpool.wire.poller import Poller
 
 CLIENT = 1

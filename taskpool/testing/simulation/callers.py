@@ -15,8 +15,8 @@ from taskpool.testing.simulation import children, effects
 from taskpool.testing.simulation.conditions import Conditions
 from taskpool.testing.simulation.fates import GONE, REPORTED, Fates, LawBroken
 from taskpool.testing.simulation.model_engine import ModelJob
-from taskpool.wire import messages as wire
-from taskpool.wire.messages import Checkpointed, Report
+from taskpool.wire import jobs
+from taskpool.wire.jobs import Checkpointed, Report
 
 GRACE_S = 0.2  # the pool's
 SLACK_NS = 10_000  # instants are whole µs
@@ -150,10 +150,10 @@ class ModelCallers:
         loan = self.loans[worker]
         job, chance = loan.job, random.random()
         if calm:
-            return [self._report(worker, loan, wire.OK, None)]
+            return [self._report(worker, loan, jobs.OK, None)]
         if chance < 0.3:
             if loan.ends and random.random() < 0.6:
-                return [self._report(worker, loan, wire.CANCELLED, TaskError("cancelled", "", False))]
+                return [self._report(worker, loan, jobs.CANCELLED, TaskError("cancelled", "", False))]
             return [self._report(worker, loan, *outcome())]
         if chance < 0.42:
             return [ev.CallerGone(loan.client, random.choice((0, worker)))]
@@ -165,9 +165,9 @@ class ModelCallers:
 
     def _report(self, worker: int, loan: ModelLoan, outcome: int, error: TaskError | None) -> ev.Reported:
         job = loan.job
-        snooze_s = self._random.choice((0.0, 0.5, 20.0)) if outcome == wire.SNOOZED else 0.0
+        snooze_s = self._random.choice((0.0, 0.5, 20.0)) if outcome == jobs.SNOOZED else 0.0
         report = Report(job.n, job.task_id, job.attempt, outcome, loan.since, 500_000, value=b"", error=error, snooze_s=snooze_s)
-        if outcome == wire.OK:
+        if outcome == jobs.OK:
             report.effects = effects.drawn(self._random, job.task_id, job.attempt)
             report.children = children.drawn(self._conditions, job.task_id, job.attempt)
         loan.report = report

@@ -13,7 +13,7 @@ import msgspec
 
 from taskpool.model import Options, TaskSpec
 from taskpool.testing.simulation.conditions import Conditions
-from taskpool.wire.messages import Report
+from taskpool.wire.jobs import Report
 
 HANDLERS: Final = ("short", "middle")
 MARK: Final = b"chil"  # with which the uids of all children begin

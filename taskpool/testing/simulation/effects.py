@@ -9,7 +9,7 @@ from random import Random
 from typing import Final
 
 from taskpool.wire.effects import Effect
-from taskpool.wire.messages import Report
+from taskpool.wire.jobs import Report
 
 TABLES: Final = (
     "CREATE TABLE sim_row(task INTEGER, attempt INTEGER)",

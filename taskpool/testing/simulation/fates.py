@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taskpool.wire.messages import Report
+from taskpool.wire.jobs import Report
 
 CRASH = "crash"  # the worker died by itself while the body ran
 GONE = "gone"  # the caller that ran it itself left

@@ -37,7 +37,7 @@ from taskpool.testing.simulation.keys import is_beyond, is_free, waits_for_key, 
 from taskpool.testing.simulation.model_engine import ALIVE, ModelEngine, ModelJob
 from taskpool.testing.simulation.model_store import ModelStore, place
 from taskpool.testing.simulation.paces import Paces
-from taskpool.wire import messages as wire
+from taskpool.wire import jobs
 
 CHARGED = ("succeeded", "failed", "retrying")  # outcomes that count against max_attempts
 OUTCOMES = {
@@ -212,7 +212,7 @@ class Laws:
     def _retry(self, row: TaskRow, save: cmd.End, fate: Fate, who: str, extras: cmd.Extras) -> None:
         """A failure is retried if, and only if, the rules of retrying say so; never at or after the deadline."""
         error = save.closed.error
-        if fate.report is not None and fate.report.outcome == wire.SNOOZED:
+        if fate.report is not None and fate.report.outcome == jobs.SNOOZED:
             return  # a snooze that is refused is final
         obey(error is not None, f"{who} failed without an error")
         assert error is not None
@@ -470,7 +470,7 @@ def _outcomes(fate: Fate, row: TaskRow) -> tuple[str, ...]:
     if fate.void:
         return ("cancelled",) if cancelled else ("interrupted",)
     if fate.end == REPORTED and fate.report is not None:
-        return _reported(wire.ERROR if must_fail(fate.report) else fate.report.outcome, fate, cancelled=cancelled)
+        return _reported(jobs.ERROR if must_fail(fate.report) else fate.report.outcome, fate, cancelled=cancelled)
     if cancelled:
         return ("cancelled",)
     if not fate.begun:
@@ -481,15 +481,15 @@ def _outcomes(fate: Fate, row: TaskRow) -> tuple[str, ...]:
 
 
 def _reported(outcome: int, fate: Fate, *, cancelled: bool) -> tuple[str, ...]:
-    if outcome == wire.OK:
+    if outcome == jobs.OK:
         return ("succeeded",)
     if cancelled:
         return ("cancelled",)
-    if outcome == wire.CANCELLED:
+    if outcome == jobs.CANCELLED:
         if not fate.told_to_stop and not fate.orphan:
             return ("cancelled",)
         return ("stopped",) if fate.begun else ("returned",)
-    if outcome == wire.SNOOZED:
+    if outcome == jobs.SNOOZED:
         return ("snoozed", "failed")
     return ("retrying", "failed")
 

@@ -19,8 +19,8 @@ from taskpool.model import Options, TaskError
 from taskpool.testing.simulation import children, effects
 from taskpool.testing.simulation.conditions import Conditions
 from taskpool.testing.simulation.fates import CRASH, REPORTED, Fate, Fates, LawBroken
-from taskpool.wire import messages as wire
-from taskpool.wire.messages import Checkpointed, Record, Report, Skipped
+from taskpool.wire import jobs
+from taskpool.wire.jobs import Checkpointed, Record, Report, Skipped
 
 BOOTING, ALIVE, DEAD, REAPED = range(4)  # REAPED: its death is in the news
 NO_LIMIT = 1 << 63
@@ -244,7 +244,7 @@ class ModelEngine:
                     continue
                 if not self.calm and self._random.random() < 0.1:
                     # What comes next was forbidden first, and then the body ended by itself, in time.
-                    self._end(box, box.body, wire.OK, None)
+                    self._end(box, box.body, jobs.OK, None)
                     box.limit = min(box.limit, n)
                     if box.highest == n:
                         box.limit = NO_LIMIT
@@ -305,7 +305,7 @@ class ModelEngine:
         box.last_begun = job.n
         now = self._clock.now().mono
         if job.n in box.cancels and (job.n == min(box.cancels) or self._random.random() < 0.5):  # the page names only one
-            self._report(box, job, fate, now, wire.CANCELLED, TaskError("cancelled", "before it began", False))
+            self._report(box, job, fate, now, jobs.CANCELLED, TaskError("cancelled", "before it began", False))
             return
         self._on_begin(job)
         fate.begun = True
@@ -324,13 +324,13 @@ class ModelEngine:
         if job.n in box.cancels and not body.deaf:
             chance = random.random()
             if chance < 0.6:
-                self._end(box, body, wire.CANCELLED, TaskError("cancelled", "", False))
+                self._end(box, body, jobs.CANCELLED, TaskError("cancelled", "", False))
                 return True
             body.deaf = chance > 0.8
         if body.endless:
             return self._only_when_made_to(box, body)
         if self.calm:
-            self._end(box, body, wire.OK, None)
+            self._end(box, body, jobs.OK, None)
             return True
         chance = random.random()
         if chance < self._conditions.crash:
@@ -347,7 +347,7 @@ class ModelEngine:
         """In a calm world an endless body ends too, unless somebody must end it."""
         soon = self._clock.now().mono + SOON_NS
         if self.calm and not any(n == body.job.n and at < soon for at, n, _ in box.kills):
-            self._end(box, body, wire.OK, None)
+            self._end(box, body, jobs.OK, None)
             return True
         return False
 
@@ -355,31 +355,31 @@ class ModelEngine:
         """Draw how a body ends."""
         chance = self._random.random()
         if chance < 0.4:
-            return wire.OK, None
+            return jobs.OK, None
         if chance < 0.48:
-            return wire.SNOOZED, None
+            return jobs.SNOOZED, None
         if chance < 0.51:
-            return wire.CANCELLED, TaskError("cancelled", "its own wish", False)
+            return jobs.CANCELLED, TaskError("cancelled", "its own wish", False)
         if chance < 0.55:
-            return wire.SOFT_TIMEOUT, TaskError("timeout", "soft")
+            return jobs.SOFT_TIMEOUT, TaskError("timeout", "soft")
         if chance < 0.6:
-            return wire.ERROR, TaskError("decode", "not readable", False)
+            return jobs.ERROR, TaskError("decode", "not readable", False)
         if chance < 0.63:
-            return wire.ERROR, TaskError("handler", "never again", False)
-        return wire.ERROR, TaskError("handler", "bad luck", backoff_s=self._random.choice((None, None, 0.0, 3.0, 60.0)))
+            return jobs.ERROR, TaskError("handler", "never again", False)
+        return jobs.ERROR, TaskError("handler", "bad luck", backoff_s=self._random.choice((None, None, 0.0, 3.0, 60.0)))
 
     def _end(self, box: ModelWorker, body: Body, outcome: int, error: TaskError | None) -> None:
         self._report(box, body.job, body.fate, body.began_ns, outcome, error)
         box.body = None
 
     def _report(self, box: ModelWorker, job: ModelJob, fate: Fate, began: int, outcome: int, error: TaskError | None) -> None:
-        snooze_s = self._random.choice((0.0, 0.5, 20.0)) if outcome == wire.SNOOZED else 0.0
+        snooze_s = self._random.choice((0.0, 0.5, 20.0)) if outcome == jobs.SNOOZED else 0.0
         dirty = not self.calm and self._random.random() < 0.03
         duration = DURATIONS_NS.get(job.name, 500_000) if fate.begun else 0
         report = Report(
             job.n, job.task_id, job.attempt, outcome, began, duration, value=b"", error=error, snooze_s=snooze_s, dirty=dirty
         )
-        if outcome == wire.OK:
+        if outcome == jobs.OK:
             report.effects = effects.drawn(self._random, job.task_id, job.attempt)
             report.children = None if self.calm else children.drawn(self._conditions, job.task_id, job.attempt)
         fate.report, fate.end = report, REPORTED

@@ -25,7 +25,7 @@ from taskpool.store.plans import refused_with, unrefused
 from taskpool.testing.simulation.effects import must_fail
 from taskpool.testing.simulation.fates import LawBroken
 from taskpool.testing.simulation.graphs import Graphs, Stored
-from taskpool.wire.messages import Report
+from taskpool.wire.jobs import Report
 
 ARRIVALS_MAX = 3  # rows of the inbox that a look sees
 OPEN = ""  # outcome of an attempt that has not ended

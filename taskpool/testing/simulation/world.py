@@ -28,7 +28,7 @@ from taskpool.testing.simulation.shell import ECHOES_MAX, Ended, Killed, Said, S
 from taskpool.testing.simulation.trace import Coverage, Trace
 from taskpool.testing.simulation.traffic import LABEL, Traffic
 from taskpool.timetable import next_after
-from taskpool.wire.messages import Checkpointed, Report
+from taskpool.wire.jobs import Checkpointed, Report
 
 STEPS = 500  # of the first part of a run
 TASKS_MAX = 120  # submitted in a run
