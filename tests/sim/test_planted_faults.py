@@ -14,6 +14,7 @@ from .faults import FAULTS
 SEEDS_MAX = int(os.environ.get("TASKPOOL_SIM_FAULT_SEEDS", "120"))
 
 
+@pytest.mark.slow  # all together, and none depends on the interpreter
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_simulation_sees(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scheduler with this fault does not survive the seeds."""

@@ -26,6 +26,7 @@ def test_loop_desk_and_store_keep_every_promise(tmp_path: Path) -> None:
             simulate(seed, shell=RealShell, store=store)
 
 
+@pytest.mark.slow  # all together, and none depends on the interpreter
 @pytest.mark.parametrize("name", LOOP_FAULTS)
 def test_the_world_sees(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loop or desk with this fault does not survive the seeds."""
