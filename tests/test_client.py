@@ -21,6 +21,7 @@ from taskpool.doors.outbox import draw_uids
 from taskpool.doors.selection import filter_of
 from taskpool.model import Filter, Options, Progress, Stats, Status, Task
 from taskpool.wire import messages as wire
+from taskpool.wire.frames import FrameWriter
 
 WAIT_S = 10
 
@@ -335,6 +336,16 @@ def test_join_waits_for_all_futures(connected: Any) -> None:
 
 
 # ---- the end ------------------------------------------------------------------------------------------------------------------
+
+
+def test_who_is_refused_before_saying_hello_is_told_why() -> None:
+    """A supervisor that finds the store locked answers, and is gone, while the client is still about to speak."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours:
+        with theirs:
+            FrameWriter(theirs).send(wire.encoder.encode(wire.Refused(0, "store_locked", "owned by process 7")))
+        with pytest.raises(errors.StoreLocked, match="owned by process 7"):
+            Link(ours, name="test")
 
 
 @pytest.mark.parametrize("how", ["goodbye", "silence", "close", "nonsense"])

@@ -58,7 +58,9 @@ def nap(seconds: float) -> str:
     return "rested"
 
 
-def spin() -> None:
+def spin(flag: str = "") -> None:
+    if flag:
+        Path(flag).touch()
     while True:
         pass
 
@@ -261,7 +263,8 @@ def test_cancelling_what_waits_and_what_runs(pool: Pool, tmp_path: Path) -> None
     assert running.cancel()
     with pytest.raises(cf.CancelledError):
         running.result(WAIT_S)
-    stubborn = pool.submit(spin)
+    stubborn = pool.submit(spin, str(tmp_path / "b"))
+    wait_file(tmp_path / "b")
     assert stubborn.cancel(force=True)
     with pytest.raises(TaskCancelled):
         stubborn.result(WAIT_S)

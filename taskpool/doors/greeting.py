@@ -6,6 +6,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from taskpool.doors.refusals import error_of
 from taskpool.errors import NoServer, PoolStopped
@@ -22,7 +23,8 @@ def greet(sock: socket.socket, reader: FrameReader, frames: deque[bytes], name: 
     try:
         # Not through a writer: it never waits, and this is the one place that may.
         hello = encoder.encode(Hello(PROTOCOL, os.getpid(), name))
-        sock.sendall(len(hello).to_bytes(4, "little") + hello)
+        with suppress(BrokenPipeError, ConnectionResetError):  # it may have refused us, and left, before: that is there to be read
+            sock.sendall(len(hello).to_bytes(4, "little") + hello)
         while not frames:
             frames += reader.read()
             if reader.eof and not frames:
