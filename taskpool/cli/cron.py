@@ -8,13 +8,14 @@ from collections.abc import Sequence
 
 import click
 
+from taskpool.cli.documents import schedule_doc, task_doc
 from taskpool.cli.escape import one_line
 from taskpool.cli.exits import CliError, Exit, exit_of_task
 from taskpool.cli.follow import say_end
 from taskpool.cli.output import console
 from taskpool.cli.quantity import local_time, rfc3339
 from taskpool.cli.session import Session
-from taskpool.cli.shapes import CronDoc, CronDoneDoc, CronNextDoc, PlannedDoc, schedule_doc, task_doc
+from taskpool.cli.shapes import CronDoc, CronDoneDoc, CronNextDoc, PlannedDoc
 from taskpool.cli.verb import verb
 from taskpool.model import Schedule
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from taskpool.cli.documents import flow_doc, task_doc
 from taskpool.cli.escape import one_line
 from taskpool.cli.exits import CliError, Exit
 from taskpool.cli.output import console
 from taskpool.cli.quantity import local_time
 from taskpool.cli.session import Session
-from taskpool.cli.shapes import EdgeDoc, FlowDoc, FlowsDoc, flow_doc, task_doc
+from taskpool.cli.shapes import EdgeDoc, FlowDoc, FlowsDoc
 from taskpool.cli.verb import verb
 from taskpool.core.graph import CONDITIONS
 from taskpool.model import Filter, FlowState, Task

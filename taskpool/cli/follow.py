@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from taskpool.cli.documents import end_doc, progress_doc
 from taskpool.cli.escape import one_line
 from taskpool.cli.exits import Exit, exit_of_task, exit_of_tasks
 from taskpool.cli.following import Ended, Line, follow_live
@@ -16,7 +17,7 @@ from taskpool.cli.output import console, stream_is_terminal, write
 from taskpool.cli.quantity import show_duration
 from taskpool.cli.select import Selection, tasks_argument
 from taskpool.cli.session import Session
-from taskpool.cli.shapes import ProgressLine, end_doc, progress_doc
+from taskpool.cli.shapes import ProgressLine
 from taskpool.cli.show import error_lines
 from taskpool.cli.verb import verb
 from taskpool.model import Progress, Task

@@ -8,14 +8,15 @@ from collections.abc import Callable
 
 import click
 
+from taskpool.cli.documents import task_doc
 from taskpool.cli.escape import one_line
 from taskpool.cli.exits import Exit
 from taskpool.cli.labels import arguments, with_payloads
 from taskpool.cli.output import console
-from taskpool.cli.quantity import US, duration, show_duration
+from taskpool.cli.quantity import US, duration, seconds_between, show_duration
 from taskpool.cli.select import Selection, tasks_argument
 from taskpool.cli.session import Session
-from taskpool.cli.shapes import TasksDoc, seconds_between, task_doc
+from taskpool.cli.shapes import TasksDoc
 from taskpool.cli.verb import verb
 from taskpool.model import Task
 

@@ -129,3 +129,8 @@ def deadline(text: str) -> int:
         return parse_deadline(text, time.time_ns() // 1000)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def seconds_between(start_us: int | None, end_us: int | None) -> float | None:
+    """Return the seconds between two stored moments, None unless both are known."""
+    return None if start_us is None or end_us is None else (end_us - start_us) / US

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from taskpool.cli.documents import queue_doc
 from taskpool.cli.escape import one_line
 from taskpool.cli.exits import Exit
 from taskpool.cli.output import console
 from taskpool.cli.quantity import show_duration
 from taskpool.cli.session import Session
-from taskpool.cli.shapes import QueuesDoc, queue_doc
+from taskpool.cli.shapes import QueuesDoc
 from taskpool.cli.verb import verb
 
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ import click
 import msgspec
 
 from taskpool.cli import values
+from taskpool.cli.documents import error_doc
 from taskpool.cli.escape import one_line
 from taskpool.cli.exits import CliError, Exit
 from taskpool.cli.output import console
 from taskpool.cli.quantity import local_time, rfc3339
 from taskpool.cli.session import Session
-from taskpool.cli.shapes import ErrorDoc, error_doc
+from taskpool.cli.shapes import ErrorDoc
 from taskpool.cli.verb import verb
 from taskpool.wire.messages import Replied
 

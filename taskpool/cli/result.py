@@ -7,12 +7,13 @@ import sys
 import click
 
 from taskpool.cli import values
+from taskpool.cli.documents import error_doc
 from taskpool.cli.escape import many_lines, one_line
 from taskpool.cli.exits import CliError, Exit, exit_of_task
 from taskpool.cli.output import stream_is_terminal, write
 from taskpool.cli.select import Selection, tasks_argument
 from taskpool.cli.session import Session
-from taskpool.cli.shapes import ResultDoc, error_doc
+from taskpool.cli.shapes import ResultDoc
 from taskpool.cli.show import error_lines
 from taskpool.cli.verb import verb
 from taskpool.model import Task

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from taskpool.cli import values
+from taskpool.cli.documents import error_doc
 from taskpool.cli.escape import many_lines, one_line
 from taskpool.cli.exits import CliError, Exit, exit_of_task, exit_of_tasks
 from taskpool.cli.inputs import Input, Inputs, default_batch, read_inputs
 from taskpool.cli.output import console, stream_is_terminal, write
 from taskpool.cli.quantity import US, deadline, duration, show_duration
 from taskpool.cli.session import Session
-from taskpool.cli.shapes import RunLine, RunSummary, error_doc
+from taskpool.cli.shapes import RunLine, RunSummary
 from taskpool.cli.verb import Verb, verb
 from taskpool.errors import BatchConflict, NoServer, PoolStopped
 from taskpool.model import Filter, TaskError

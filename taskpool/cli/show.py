@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from taskpool.cli.documents import attempt_doc, task_doc
 from taskpool.cli.escape import many_lines, one_line
 from taskpool.cli.exits import Exit
 from taskpool.cli.labels import label
@@ -17,7 +18,7 @@ from taskpool.cli.output import console, write
 from taskpool.cli.quantity import local_time, show_duration, show_size
 from taskpool.cli.select import Selection, tasks_argument
 from taskpool.cli.session import Session
-from taskpool.cli.shapes import ShowDoc, attempt_doc, task_doc
+from taskpool.cli.shapes import ShowDoc
 from taskpool.cli.verb import verb
 from taskpool.model import Attempt, Task, TaskError
 

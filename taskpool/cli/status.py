@@ -8,13 +8,14 @@ import time
 import click
 
 from taskpool import errors
+from taskpool.cli.documents import status_doc
 from taskpool.cli.escape import one_line
 from taskpool.cli.exits import Exit
 from taskpool.cli.ls import STYLES
 from taskpool.cli.output import console
 from taskpool.cli.quantity import US, duration, show_duration
 from taskpool.cli.session import Session
-from taskpool.cli.shapes import StatusDoc, WorkerDoc, status_doc
+from taskpool.cli.shapes import StatusDoc, WorkerDoc
 from taskpool.cli.verb import verb
 from taskpool.model import Status
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from taskpool.cli.documents import task_doc
 from taskpool.cli.escape import one_line
 from taskpool.cli.exits import Exit, exit_of_task
 from taskpool.cli.follow import say_end
@@ -18,7 +19,6 @@ from taskpool.cli.output import write
 from taskpool.cli.quantity import US, deadline, duration, parse_moment
 from taskpool.cli.select import parse_tasks
 from taskpool.cli.session import Session
-from taskpool.cli.shapes import task_doc
 from taskpool.cli.verb import verb
 from taskpool.model import Codec, StepSpec
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from taskpool.cli.documents import end_doc
 from taskpool.cli.escape import one_line
 from taskpool.cli.exits import Exit, exit_of_task, exit_of_tasks
 from taskpool.cli.labels import label
@@ -17,7 +18,7 @@ from taskpool.cli.output import write
 from taskpool.cli.quantity import duration
 from taskpool.cli.select import Selection, tasks_argument
 from taskpool.cli.session import Session
-from taskpool.cli.shapes import WaitDoc, end_doc
+from taskpool.cli.shapes import WaitDoc
 from taskpool.cli.verb import verb
 from taskpool.errors import NoServer, PoolStopped
 from taskpool.model import Status, Task
