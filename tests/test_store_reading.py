@@ -172,7 +172,7 @@ def test_a_long_line_is_read_without_gaps(path: Path) -> None:
 
 
 def test_tags_and_errors_are_found_beyond_one_page(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("taskpool.store.reading.SCAN", 10)
+    monkeypatch.setattr("taskpool.store.search.SCAN", 10)
     store = Store.open(path, memory=True)
     store.commit([insert(n, options=Options(tags=("rare",)) if n % 50 == 0 else None) for n in range(1, 201)])
     assert store.match(Filter(tags=("rare",))) == [200, 150, 100, 50]

@@ -19,6 +19,7 @@ from taskpool.model import FlowState, Status
 from taskpool.store.conditions import Refused
 from taskpool.store.records import ROW, task_row
 from taskpool.store.stages import Stage
+from taskpool.store.wanted import TASKS, WANTED, numbers
 from taskpool.store.wide import insert as insert_wide
 from taskpool.wire.jobs import Input
 
@@ -26,7 +27,6 @@ DUE_MAX: Final = 10_000  # steps that are told of at once
 NONE_ENDED: Final[Mapping[int, int]] = {}
 
 _LIVE: Final = "(task.status = 'running' OR task.status = 'queued' OR task.status = 'pending' OR task.status = 'retrying')"
-_WANTED: Final = "FROM json_each(?) AS wanted CROSS JOIN"
 _STEP: Final = "INSERT INTO step(task_id, flow_id, label, parents, open, broken, held, due_at) VALUES(?, ?, ?, ?, ?, ?, ?, ?)"
 _EDGE: Final = "INSERT INTO edge(parent, child, condition) VALUES(?, ?, ?)"
 _ENDED: Final = (  # an edge is broken if its condition is the second parameter
@@ -37,16 +37,16 @@ _ENDED: Final = (  # an edge is broken if its condition is the second parameter
 _FREE: Final = "UPDATE step SET held = 0 WHERE held AND task_id IN (SELECT value FROM json_each(?))"
 # After the counts: whoever goes on has no parent left that lives, and none that ended otherwise than it needs. (In this order none
 # of them goes through the index of what is due.)
-_NOT_FREE: Final = f"SELECT 1 {_WANTED} step ON step.task_id = wanted.value WHERE step.open > 0 OR step.broken > 0 LIMIT 1"
+_NOT_FREE: Final = f"SELECT 1 {WANTED} step ON step.task_id = wanted.value WHERE step.open > 0 OR step.broken > 0 LIMIT 1"
 _FORESEEN: Final = (  # those of whom these parents, when they have succeeded, are the last that live
     f"SELECT {ROW}, step.due_at, instr(step.parents, 'true') FROM (SELECT edge.child AS child, COUNT(*) AS n, "
-    f"MAX(edge.condition) AS condition {_WANTED} edge ON edge.parent = wanted.value GROUP BY edge.child) AS found "
+    f"MAX(edge.condition) AS condition {WANTED} edge ON edge.parent = wanted.value GROUP BY edge.child) AS found "
     "CROSS JOIN step ON step.task_id = found.child CROSS JOIN task ON task.id = found.child "
     f"WHERE step.open = found.n AND step.held AND step.broken = 0 AND found.condition < {ON_FAILED} ORDER BY task.id LIMIT ?"
 )
 _PARENTS: Final = (
     "SELECT wanted.value, json_extract(one.value, '$[1]'), task.id, task.name, task.status, json_extract(one.value, '$[2]') "
-    f"{_WANTED} step ON step.task_id = wanted.value CROSS JOIN json_each(step.parents) AS one "
+    f"{WANTED} step ON step.task_id = wanted.value CROSS JOIN json_each(step.parents) AS one "
     "CROSS JOIN task ON task.id = json_extract(one.value, '$[0]')"
 )
 
@@ -67,46 +67,46 @@ class GraphWriter:
         """Write it, after the tasks' rows; return how many rows that were."""
         db = self._db
         if self._swept:
-            db.execute("UPDATE flow SET swept = 1 WHERE id IN (SELECT value FROM json_each(?))", (_json(self._swept),))
+            db.execute("UPDATE flow SET swept = 1 WHERE id IN (SELECT value FROM json_each(?))", (numbers(self._swept),))
             self._swept.clear()
         ended, renewed = _told(stage)
-        if stage.freed and db.execute(_FREE, (_json(stage.freed),)).rowcount != len(stage.freed):
+        if stage.freed and db.execute(_FREE, (numbers(stage.freed),)).rowcount != len(stage.freed):
             raise Refused
         well = ended.pop(SUCCEEDED, [])
         badly = [task_id for ids in ended.values() for task_id in ids]
         rows = 0
         for ids, wrong in ((well, ON_FAILED), (badly, ON_SUCCESS)):
             if ids:
-                rows += db.execute(_ENDED, (wrong, _json(ids))).rowcount
-        if stage.freed and db.execute(_NOT_FREE, (_json(stage.freed),)).fetchone() is not None:
+                rows += db.execute(_ENDED, (wrong, numbers(ids))).rowcount
+        if stage.freed and db.execute(_NOT_FREE, (numbers(stage.freed),)).fetchone() is not None:
             raise Refused
         waited = [
             task_id for (before, after), ids in stage.changes.items() if before == PENDING and after in TERMINAL for task_id in ids
         ]
         if waited:
-            db.execute("UPDATE step SET held = 0 WHERE held AND task_id IN (SELECT value FROM json_each(?))", (_json(waited),))
+            db.execute("UPDATE step SET held = 0 WHERE held AND task_id IN (SELECT value FROM json_each(?))", (numbers(waited),))
         if stage.places:
             self.are_there = True
             rows += self._insert(stage)
         if renewed:
             self._recount(
                 child
-                for (child,) in db.execute(f"SELECT edge.child {_WANTED} edge ON edge.parent = wanted.value", (_json(renewed),))
+                for (child,) in db.execute(f"SELECT edge.child {WANTED} edge ON edge.parent = wanted.value", (numbers(renewed),))
             )
             db.execute(
-                f"UPDATE flow SET fallen = NULL, swept = 0 WHERE id IN (SELECT step.flow_id {_WANTED} step "
+                f"UPDATE flow SET fallen = NULL, swept = 0 WHERE id IN (SELECT step.flow_id {WANTED} step "
                 "ON step.task_id = wanted.value)",
-                (_json(renewed),),
+                (numbers(renewed),),
             )
         if ended.get(FAILED):
             db.execute(
-                f"UPDATE flow SET fallen = found.id FROM (SELECT step.flow_id AS flow_id, MIN(step.task_id) AS id {_WANTED} step "
+                f"UPDATE flow SET fallen = found.id FROM (SELECT step.flow_id AS flow_id, MIN(step.task_id) AS id {WANTED} step "
                 "ON step.task_id = wanted.value WHERE step.flow_id IS NOT NULL GROUP BY step.flow_id) AS found "
                 "WHERE flow.id = found.flow_id AND flow.fail_fast AND flow.fallen IS NULL",
-                (_json(ended[FAILED]),),
+                (numbers(ended[FAILED]),),
             )
         if stage.held:
-            db.execute("UPDATE step SET held = 1 WHERE task_id IN (SELECT value FROM json_each(?))", (_json(stage.held),))
+            db.execute("UPDATE step SET held = 1 WHERE task_id IN (SELECT value FROM json_each(?))", (numbers(stage.held),))
         return rows
 
     def _insert(self, stage: Stage) -> int:
@@ -144,7 +144,7 @@ class GraphWriter:
         culprits: dict[int, tuple[int, str, str]] = {}
         broken = [task_id for task_id, n, _ in found if n]
         if broken:
-            for child, condition, parent, name, status, _ in self._db.execute(_PARENTS, (_json(broken),)):
+            for child, condition, parent, name, status, _ in self._db.execute(_PARENTS, (numbers(broken),)):
                 if is_broken(condition, status):
                     culprits.setdefault(child, (parent, name, status))
             _spread(self._db, culprits)
@@ -160,7 +160,7 @@ class GraphWriter:
 
     def foreseen(self, ended: Mapping[int, int]) -> list[DueStep]:
         """Return the steps that may start once these tasks have succeeded. ended: with the bytes of their results."""
-        found = self._db.execute(_FORESEEN, (_json(ended), DUE_MAX)).fetchall()
+        found = self._db.execute(_FORESEEN, (numbers(ended), DUE_MAX)).fetchall()
         sizes = _sizes(self._db, [row[0] for row in found if row[-1]], ended)
         return [DueStep(task_row(row), row[-2], size=sizes.get(row[0], 0)) for row in found]
 
@@ -188,7 +188,7 @@ class GraphWriter:
     def _recount(self, children: Iterable[int]) -> None:
         """Count the edges of these steps anew."""
         edges: dict[int, list[tuple[int, str]]] = {child: [] for child in children}
-        for child, condition, _, _, status, _ in self._db.execute(_PARENTS, (_json(edges),)):
+        for child, condition, _, _, status, _ in self._db.execute(_PARENTS, (numbers(edges),)):
             edges[child].append((condition, status))
         self._db.executemany(
             "UPDATE step SET open = ?, broken = ? WHERE task_id = ?", [(*counted(mine), child) for child, mine in edges.items()]
@@ -215,10 +215,10 @@ def _spread(db: sqlite3.Connection, culprits: dict[int, tuple[int, str, str]]) -
     level = list(culprits)
     while level and len(culprits) < DUE_MAX:
         children = db.execute(
-            f"SELECT edge.child, edge.parent, task.name {_WANTED} edge ON edge.parent = wanted.value CROSS JOIN step "
+            f"SELECT edge.child, edge.parent, task.name {WANTED} edge ON edge.parent = wanted.value CROSS JOIN step "
             f"ON step.task_id = edge.child CROSS JOIN task ON task.id = edge.parent "
             f"WHERE edge.condition = {ON_SUCCESS} AND step.held",
-            (_json(level),),
+            (numbers(level),),
         ).fetchall()
         fresh = {child: (parent, name, CANCELLED) for child, parent, name in children if child not in culprits}
         culprits |= fresh
@@ -230,10 +230,10 @@ def _sizes(db: sqlite3.Connection, ids: Sequence[int], ended: Mapping[int, int] 
     sizes: dict[int, int] = {}
     if ids:
         for child, parent, stored in db.execute(
-            f"SELECT wanted.value, task.id, LENGTH(task.result) {_WANTED} step ON step.task_id = wanted.value "
+            f"SELECT wanted.value, task.id, LENGTH(task.result) {WANTED} step ON step.task_id = wanted.value "
             "CROSS JOIN json_each(step.parents) AS one CROSS JOIN task ON task.id = json_extract(one.value, '$[0]') "
             "WHERE instr(step.parents, 'true') AND json_extract(one.value, '$[2]')",  # most take none
-            (_json(ids),),
+            (numbers(ids),),
         ):
             sizes[child] = sizes.get(child, 0) + (ended.get(parent, 0) if stored is None else stored)
     return sizes
@@ -241,20 +241,20 @@ def _sizes(db: sqlite3.Connection, ids: Sequence[int], ended: Mapping[int, int] 
 
 def parents(db: sqlite3.Connection, task_id: int) -> list[tuple[int, str, str]]:
     """Return the parents of a task: id, name, status."""
-    return [(parent, name, status) for _, _, parent, name, status, _ in db.execute(_PARENTS, (_json([task_id]),))]
+    return [(parent, name, status) for _, _, parent, name, status, _ in db.execute(_PARENTS, (numbers([task_id]),))]
 
 
 def inputs(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, list[Input]]:
     """Return what those tasks take that have arguments from others. A result is read once, however many take it."""
     wanted: dict[int, list[int]] = {}
-    for child, _, parent, _, _, is_argument in db.execute(_PARENTS, (_json(ids),)):
+    for child, _, parent, _, _, is_argument in db.execute(_PARENTS, (numbers(ids),)):
         if is_argument:
             wanted.setdefault(child, []).append(parent)
     results = {
         row[0]: Input(*row)
         for row in db.execute(
-            f"SELECT task.id, name, status, COALESCE(result_codec, 1), result {_WANTED} task ON task.id = wanted.value",
-            (_json({parent for mine in wanted.values() for parent in mine}),),
+            f"SELECT task.id, name, status, COALESCE(result_codec, 1), result {TASKS}",
+            (numbers({parent for mine in wanted.values() for parent in mine}),),
         )
     }
     return {child: [results[parent] for parent in mine] for child, mine in wanted.items()}
@@ -270,9 +270,9 @@ def flows(db: sqlite3.Connection, limit: int, before: int | None, flow_id: int |
     counts: dict[int, Counter[str]] = {row[0]: Counter() for row in found}
     reasons: set[int] = set()
     for flow, status, upstream, n in db.execute(
-        f"SELECT step.flow_id, task.status, step.broken > 0, COUNT(*) {_WANTED} step ON step.flow_id = wanted.value "
+        f"SELECT step.flow_id, task.status, step.broken > 0, COUNT(*) {WANTED} step ON step.flow_id = wanted.value "
         "CROSS JOIN task ON task.id = step.task_id GROUP BY 1, 2, 3",
-        (_json(counts),),
+        (numbers(counts),),
     ):
         counts[flow][status] += n
         if status == CANCELLED and not upstream:
@@ -295,7 +295,3 @@ def edges(db: sqlite3.Connection, flow_id: int) -> list[tuple[int, int, int]]:
     """Return the edges of a flow's steps: (child, parent, condition), by child."""
     found: list[Any] = db.execute("SELECT task_id, parents FROM step WHERE flow_id = ? ORDER BY task_id", (flow_id,)).fetchall()
     return [(child, parent, condition) for child, packed in found for parent, condition, _ in msgspec.json.decode(packed)]
-
-
-def _json(ids: Iterable[int]) -> str:
-    return f"[{','.join(map(str, ids))}]"

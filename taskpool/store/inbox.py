@@ -15,6 +15,7 @@ import msgspec
 from taskpool.errors import InvalidTask, StoreTooNew, StoreUnusable
 from taskpool.model import TaskSpec, encode
 from taskpool.store import schema
+from taskpool.store.wanted import numbers
 
 ROWS_MAX = 2_000  # moved in one turn …
 BYTES_MAX = 8 << 20  # … unless they are that long
@@ -43,7 +44,7 @@ class InboxReading:
         size = 0
         others = "seq NOT IN (SELECT value FROM json_each(?))" if but else "? = '[]'"
         sql = f"SELECT seq, length(spec) FROM inbox WHERE {others} ORDER BY seq LIMIT ?"
-        for seq, length in self._read(sql, (f"[{','.join(map(str, but))}]", ROWS_MAX + 1)):
+        for seq, length in self._read(sql, (numbers(but), ROWS_MAX + 1)):
             if len(found) == ROWS_MAX or (found and size + length > BYTES_MAX):
                 return found, True
             size += length

@@ -21,6 +21,7 @@ import msgspec
 
 from taskpool.clock import US
 from taskpool.retention import ENDED, Retention, retention_for
+from taskpool.store.wanted import numbers
 
 PAGE: Final = 1_000  # rows read in one step …
 ROWS: Final = 250  # … of which so many tasks are deleted at most
@@ -323,4 +324,4 @@ def remove_occurrences(db: sqlite3.Connection, schedules: Iterable[str], horizon
 
 
 def _ids(ids: Iterable[int]) -> dict[str, str]:
-    return {"ids": f"[{','.join(map(str, ids))}]"}
+    return {"ids": numbers(ids)}

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,38 +16,20 @@ import msgspec
 from taskpool.core import waiting
 from taskpool.core.events import Holder, ScheduleRow, TaskRow
 from taskpool.core.graph import HELD_AT
-from taskpool.core.keys import is_firm
-from taskpool.core.lifecycle import MOVES
-from taskpool.core.queues import has_rules
-from taskpool.core.rate import free_at
-from taskpool.core.retry import max_attempts
-from taskpool.errors import InvalidTask, NotFound
+from taskpool.errors import NotFound
 from taskpool.model import Attempt, Codec, Explanation, Filter, FlowState, Occurrence, Queue, QueueState, Schedule, Task
-from taskpool.store import children, graphs, records
+from taskpool.store import graphs, queue_rows, records, search, waits
 from taskpool.store.children import ChildReading
 from taskpool.store.conditions import in_our_words, in_words
 from taskpool.store.connection import connect_reader, pragmas
 from taskpool.store.places import Places
 from taskpool.store.pruning import Rule, Walk
+from taskpool.store.wanted import TASKS, WANTED, numbers
 from taskpool.wire.jobs import Input
 from taskpool.wire.messages import Outcome, Replied
 
-INDEXES: Final = {  # the partial index that holds all tasks of a status
-    "pending": "task_delayed",
-    "retrying": "task_delayed",
-    "queued": "task_ready",
-    "running": "task_running",
-    "failed": "task_bad",
-    "cancelled": "task_bad",
-    "interrupted": "task_bad",
-}
-STATUSES: Final = tuple(status for status in MOVES if status)
 LIVE: Final = "(status = 'running' OR status = 'queued' OR status = 'pending' OR status = 'retrying')"
-KEPT: Final = (  # as the index says it
-    "key IS NOT NULL AND (status = 'running' OR status = 'retrying' OR (status = 'queued' AND charged > 0))"
-)
 _DELAYED: Final = "(status = 'pending' OR status = 'retrying')"
-_WANTED: Final = "FROM json_each(?) AS wanted CROSS JOIN task ON task.id = wanted.value"
 _QUEUES_WAITING: Final = (
     "WITH RECURSIVE waiting(queue) AS (SELECT MIN(queue) FROM task WHERE status = 'queued' UNION ALL "
     "SELECT (SELECT MIN(task.queue) FROM task WHERE status = 'queued' AND task.queue > waiting.queue) FROM waiting "
@@ -56,8 +37,6 @@ _QUEUES_WAITING: Final = (
 )
 _FIRST: Final = (-(1 << 63), -(1 << 63), 0)
 META: Final = ("mark", "epoch", "turn", "clean", "boot_id", "durability", "opened_at")
-FEW: Final = 20  # less than one task in so many is few
-SCAN: Final = 1000  # rows looked at a time, where a filter needs more than SQL can see
 
 
 class Reading(ChildReading):
@@ -67,7 +46,7 @@ class Reading(ChildReading):
     path: str
 
     def _read(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
-        try:
+        try:  # not `in_words`: some of these are asked for each task
             return self._db.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
             known = in_our_words(error, self.path)
@@ -82,6 +61,12 @@ class Reading(ChildReading):
         for row in self._read(f"SELECT {records.TASK} FROM {records.TASK_FROM} WHERE task.id = ?", (task_id,)):
             return self._with_rules([records.task(row)])[0]
         raise NotFound(f"there is no task {task_id} in {self.path}")
+
+    def explain(self, task_id: int, now_wall: int) -> Explanation:
+        """Return why a task stands where it stands, in words. NotFound."""
+        task = self.task(task_id)
+        with in_words(self.path):
+            return waiting.explain(task, waits.place(self._db, task), now_wall)
 
     def id_of(self, uid: bytes) -> int:
         """Return the id of the task with that uid; NotFound."""
@@ -99,7 +84,7 @@ class Reading(ChildReading):
 
     def outcomes(self, ids: Sequence[int]) -> list[Outcome]:
         """Return how those of the tasks ended that have ended."""
-        found = self._read(f"SELECT {records.OUTCOME} {_WANTED} WHERE NOT {LIVE}", (_json(ids),))
+        found = self._read(f"SELECT {records.OUTCOME} {TASKS} WHERE NOT {LIVE}", (numbers(ids),))
         return [records.outcome(row) for row in found]
 
     # ---- many tasks -------------------------------------------------------------------------------------------------
@@ -109,7 +94,8 @@ class Reading(ChildReading):
 
         Their payloads, results and pickled exceptions are left out: many together would fill the memory. `task` has them.
         """
-        ids = self._matching(wanted or Filter(), limit + offset, before)[offset:]
+        with in_words(self.path):
+            ids = search.matching(self._db, wanted or Filter(), limit + offset, before)[offset:]
         return self._listed(ids)
 
     def ready(
@@ -129,7 +115,7 @@ class Reading(ChildReading):
         Payloads and results are left out.
         """
         for status in statuses:
-            check_status(status)
+            search.check_status(status)
         there = " OR ".join(f"status = '{status!s}'" for status in statuses) or "0"
         sign, order = ("<", "DESC") if descending else (">", "ASC")
         beyond = f"AND (scheduled_at, id) {sign} (:at, :id)" if after is not None else ""
@@ -142,16 +128,22 @@ class Reading(ChildReading):
         return self._listed([task_id for (task_id,) in ids])
 
     def _listed(self, ids: Sequence[int]) -> list[Task]:
-        found = self._read(f"SELECT {records.LISTED} {_WANTED} {records.JOINED}", (_json(ids),))
+        found = self._read(f"SELECT {records.LISTED} {TASKS} {records.JOINED}", (numbers(ids),))
         return self._with_rules([records.listed(row) for row in found])
+
+    def _with_rules(self, tasks: list[Task]) -> list[Task]:
+        with in_words(self.path):
+            return waits.with_rules(self._db, tasks)
 
     def match(self, wanted: Filter, limit: int = 1_000_000) -> list[int]:
         """Return the ids of up to `limit` tasks that match, newest first."""
-        return self._matching(wanted, limit, None)
+        with in_words(self.path):
+            return search.matching(self._db, wanted, limit)
 
     def counts(self) -> dict[str, int]:
         """Return the number of tasks by status, without the statuses that no task has."""
-        return dict(self._read("SELECT status, SUM(n) AS all_of FROM tally GROUP BY status HAVING all_of > 0"))
+        with in_words(self.path):
+            return search.counts(self._db)
 
     def counts_by_queue(self) -> dict[str, dict[str, int]]:
         """Return the number of tasks by queue and status."""
@@ -186,37 +178,6 @@ class Reading(ChildReading):
     def pragmas(self) -> dict[str, object]:
         """Return the settings of this connection that are in force."""
         return pragmas(self._db)
-
-    def _matching(self, wanted: Filter, limit: int, before: int | None) -> list[int]:
-        found: list[int] = []
-        for task_id in self._scan(wanted, limit, before):
-            found.append(task_id)
-            if len(found) >= limit:
-                break
-        return found
-
-    def _scan(self, wanted: Filter, limit: int, before: int | None) -> Iterator[int]:
-        """Walk down the ids that match, a page at a time; tags and error texts are looked at here."""
-        if limit <= 0:
-            return
-        step = SCAN if _looks_inside(wanted) else limit
-        sql, parameters = _page(wanted, by_status=self._are_few(wanted.statuses))
-        place = (1 << 63) - 1 if before is None else before
-        while True:
-            page = self._read(sql, parameters | {"place": place, "step": step})
-            for task_id, options, error in page:
-                if _fits(wanted, options, error):
-                    yield task_id
-            if len(page) < step:
-                return
-            place = page[-1][0]
-
-    def _are_few(self, statuses: Sequence[str]) -> bool:
-        """Whether the tasks in these statuses are better looked for by status than by walking down the ids."""
-        if not statuses or not INDEXES.keys() >= set(statuses):
-            return False
-        counts = self.counts()
-        return sum(counts.get(status, 0) for status in statuses) * FEW < sum(counts.values())
 
     # ---- mailboxes --------------------------------------------------------------------------------------------------
 
@@ -266,102 +227,28 @@ class Reading(ChildReading):
 
     def names(self, ids: Sequence[int]) -> dict[int, tuple[str, str]]:
         """Return id → (name, queue) of those of the tasks that are stored."""
-        return {row[0]: (row[1], row[2]) for row in self._read(f"SELECT task.id, name, queue {_WANTED}", (_json(ids),))}
+        return {row[0]: (row[1], row[2]) for row in self._read(f"SELECT task.id, name, queue {TASKS}", (numbers(ids),))}
 
     # ---- queues -----------------------------------------------------------------------------------------------------
 
     def queues(self) -> list[QueueState]:
         """Return the queues that were registered or paused, or ever had a task, by name."""
-        rows, counts = self._queue_rows(), self.counts_by_queue()
+        with in_words(self.path):
+            rows = queue_rows.states(self._db)
+        counts = self.counts_by_queue()
         names = {*rows, *(queue for (queue,) in self._read("SELECT DISTINCT queue FROM tally"))}
         states = {name: rows.get(name) or records.queue_state(name, None, {}) for name in names}
         return [msgspec.structs.replace(states[name], counts=counts.get(name, {})) for name in sorted(names)]
 
     def queue_rules(self) -> list[Queue]:
         """Return the queues that differ from one nobody registered, `paused` as it is now."""
-        rules = [msgspec.structs.replace(state.config, paused=state.paused) for state in self._queue_rows().values()]
-        return [queue for queue in rules if has_rules(queue)]
+        with in_words(self.path):
+            return queue_rows.rules(self._db)
 
     def rates_full_at(self) -> dict[str, int]:
         """Return when (wall µs) the tokens of each queue's rate are all there again, of those that ever spent any."""
-        return dict(self._read("SELECT name, full_at FROM queue WHERE full_at > 0"))
-
-    def _free_at(self, rules: Iterable[Queue]) -> dict[str, int]:
-        """Return when (wall µs) queues with a rate may start their next task."""
-        rated = [queue for queue in rules if queue.rate is not None]
-        spent = self.rates_full_at() if rated else {}
-        return {queue.name: free_at(queue, spent.get(queue.name, 0)) for queue in rated}
-
-    def _queue_rows(self) -> dict[str, QueueState]:
-        """Return name → queue for those that have a row, without counts."""
-        found = self._read("SELECT name, config, paused FROM queue")
-        return {name: records.queue_state(name, row, {}) for name, *row in found}
-
-    def _running_by_queue(self) -> dict[str, int]:
-        return dict(self._read("SELECT queue, n FROM tally WHERE status = 'running'"))
-
-    def _with_rules(self, tasks: list[Task]) -> list[Task]:
-        """Say of tasks what lies in their queues: why they wait, and how often they are tried."""
-        rules = {queue.name: queue for queue in self.queue_rules()}
-        running = self._running_by_queue() if rules else {}
-        free, now = self._free_at(rules.values()), time.time_ns() // 1000
-        holders = self._key_holders({task.key for task in tasks if task.key is not None and task.status == "queued"})
-        known = []
-        for task in tasks:
-            queue = rules.get(task.queue)
-            taken = bool(holders) and bool(waiting.in_its_way(task, holders.get(task.key or "", ())))
-            free_in, target = free.get(task.queue, 0) - now, task.options.target
-            waits = waiting.reason(
-                task.status, task.snoozes, queue, running.get(task.queue, 0), free_in, target=target, key_taken=taken
-            )
-            reason = task.wait_reason or waits
-            limit = max_attempts(task.options, queue) if queue is not None else task.max_attempts
-            changed = reason is not None or limit != task.max_attempts
-            known.append(msgspec.structs.replace(task, wait_reason=reason, max_attempts=limit) if changed else task)
-        return known
-
-    def _key_holders(self, keys: Iterable[str]) -> dict[str, list[waiting.KeyHolder]]:
-        """Return who has these serialization keys, by key."""
-        asked = msgspec.json.encode(list(keys)).decode()
-        if asked == "[]":
-            return {}
-        found: dict[str, list[waiting.KeyHolder]] = {}
-        wanted = (
-            f"FROM json_each(?) AS wanted CROSS JOIN task ON task.key = wanted.value AND {KEPT.replace('key IS', 'task.key IS')}"
-        )
-        for row in self._read(f"SELECT {records.ROW} {wanted} ORDER BY task.id", (asked,)):
-            held = records.task_row(row)
-            if held.status == "running" or is_firm(held):
-                since = held.started_at if held.status == "running" else None
-                found.setdefault(held.key or "", []).append(waiting.KeyHolder(held.id, since))
-        return found
-
-    def explain(self, task_id: int, now_wall: int) -> Explanation:
-        """Return why a task stands where it stands, in words. NotFound."""
-        task = self.task(task_id)
-        queue = next((queue for queue in self.queue_rules() if queue.name == task.queue), Queue(task.queue))
-        holders = self._read(
-            "SELECT id FROM task INDEXED BY task_running WHERE status = 'running' AND queue = ? ORDER BY id LIMIT ?",
-            (task.queue, waiting.HOLDERS_MAX),
-        )
-        ahead = self._read(
-            "SELECT COUNT(*) FROM (SELECT 1 FROM task WHERE status = 'queued' AND queue = ? "
-            "AND (rank, scheduled_at, id) < (?, ?, ?) LIMIT ?)",
-            (task.queue, -task.priority, task.scheduled_at, task.id, waiting.AHEAD_MAX),
-        )
-        running = self._running_by_queue().get(task.queue, 0)
-        parents = graphs.parents(self._db, task_id) if task.wait_reason == waiting.PARENTS else ()
-        having_key = self._key_holders([task.key] if task.key is not None else []).get(task.key or "", [])
-        place = waiting.Place(
-            queue,
-            running,
-            tuple(task_id for (task_id,) in holders),
-            ahead[0][0],
-            tuple(parents),
-            free_at=self._free_at([queue]).get(queue.name),
-            key_holders=tuple(having_key),
-        )
-        return waiting.explain(task, place, now_wall)
+        with in_words(self.path):
+            return queue_rows.rates_full_at(self._db)
 
     # ---- schedules --------------------------------------------------------------------------------------------------
 
@@ -411,8 +298,8 @@ class Reading(ChildReading):
     def dependent(self, ids: Sequence[int]) -> frozenset[int]:
         """Return those of the tasks that depend on others."""
         found = self._read(
-            "SELECT task_id FROM json_each(?) AS wanted CROSS JOIN step ON task_id = wanted.value AND parents != '[]'",
-            (_json(ids),),
+            f"SELECT task_id {WANTED} step ON task_id = wanted.value AND parents != '[]'",
+            (numbers(ids),),
         )
         return frozenset(task_id for (task_id,) in found)
 
@@ -438,7 +325,7 @@ class Reading(ChildReading):
 
     def rows(self, ids: Sequence[int]) -> list[TaskRow]:
         """Return the rows of those of the tasks that exist, in the order asked for."""
-        return [records.task_row(row) for row in self._read(f"SELECT {records.ROW} {_WANTED}", (_json(ids),))]
+        return [records.task_row(row) for row in self._read(f"SELECT {records.ROW} {TASKS}", (numbers(ids),))]
 
     def running(self) -> list[TaskRow]:
         """Return the tasks in status running, by id."""
@@ -451,7 +338,9 @@ class Reading(ChildReading):
         """Return the waiting tasks with a key that failed before: they may keep it."""
         return [
             records.task_row(row)
-            for row in self._read(f"SELECT {records.ROW} FROM task INDEXED BY task_key_held WHERE {KEPT} AND status <> 'running'")
+            for row in self._read(
+                f"SELECT {records.ROW} FROM task INDEXED BY task_key_held WHERE {waits.KEPT} AND status <> 'running'"
+            )
         ]
 
     def refill(
@@ -487,8 +376,8 @@ class Reading(ChildReading):
         """Return id → (codec, payload, packed options, handler name, last checkpoint or None)."""
         found = self._read(
             f"SELECT task.id, codec, {records.PAYLOAD}, options, name, "
-            f"(SELECT data FROM checkpoint WHERE checkpoint.task_id = task.id) {_WANTED}",
-            (_json(ids),),
+            f"(SELECT data FROM checkpoint WHERE checkpoint.task_id = task.id) {TASKS}",
+            (numbers(ids),),
         )
         return {row[0]: row[1:] for row in found}
 
@@ -504,11 +393,11 @@ class Reading(ChildReading):
         """Return unique key → the live task that has it, or the one that had it last and whose period may not be over."""
         asked = msgspec.json.encode(list(keys)).decode()
         found = {}
-        wanted = "FROM json_each(?) AS wanted CROSS JOIN unique_period AS had ON had.unique_key = wanted.value"
+        wanted = f"{WANTED} unique_period AS had ON had.unique_key = wanted.value"
         for row in self._read(f"SELECT {records.ROW}, until {wanted} JOIN task ON task.id = had.task_id", (asked,)):
             holder = Holder(records.task_row(row), row[-1])
             found[holder.row.unique or ""] = holder
-        wanted = f"FROM json_each(?) AS wanted CROSS JOIN task ON task.unique_key = wanted.value AND {LIVE}"
+        wanted = f"{WANTED} task ON task.unique_key = wanted.value AND {LIVE}"
         for row in self._read(f"SELECT {records.ROW} {wanted}", (asked,)):
             live = records.task_row(row)
             had = found.get(live.unique or "")
@@ -548,92 +437,3 @@ class Reader(Reading):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _json(ids: Iterable[int]) -> str:
-    return f"[{','.join(map(str, ids))}]"
-
-
-def check_status(status: str) -> None:
-    """Raise InvalidTask unless there is such a status."""
-    if status not in STATUSES:
-        raise InvalidTask(f"there is no status {str(status)!r}", hint=f"one of {', '.join(STATUSES)}")
-
-
-def _page(wanted: Filter, *, by_status: bool) -> tuple[str, dict[str, Any]]:
-    """Return a statement for one page of (id, options, error), newest first, and the values that it binds.
-
-    It takes what SQL can see of a filter. Statuses are from a fixed set and written out, not bound: only so can the planner see
-    that a partial index covers them. by_status: look through those indexes, one status at a time, and sort what they give.
-    """
-    for status in wanted.statuses:
-        check_status(status)
-    where, values = _where(wanted)
-    statuses = {str(status): f"status = '{status!s}'" for status in wanted.statuses}
-    if by_status:
-        one = "SELECT id, options, error FROM task INDEXED BY {} WHERE {} AND +id < :place{}"
-        parts = [one.format(INDEXES[status], condition, where) for status, condition in statuses.items()]
-        return f"SELECT * FROM ({' UNION ALL '.join(parts)}) ORDER BY id DESC LIMIT :step", values
-    if statuses:
-        where += f" AND ({' OR '.join(statuses.values())})"
-    return f"SELECT id, options, error FROM task WHERE id < :place{where} ORDER BY id DESC LIMIT :step", values
-
-
-def _where(wanted: Filter) -> tuple[str, dict[str, Any]]:
-    """Return all conditions but those on status, to append, and their values."""
-    parts: list[str] = []
-    values: dict[str, Any] = {}
-    if wanted.ids:
-        parts.append("id IN (SELECT value FROM json_each(:ids))")
-        values["ids"] = _json(wanted.ids)
-    for column, names in (("name", wanted.names), ("queue", wanted.queues)):
-        if names:
-            bound = {f"{column}{number}": name for number, name in enumerate(names)}
-            parts.append(f"{column} IN ({', '.join(f':{key}' for key in bound)})")
-            values |= bound
-    for key, condition in (
-        ("batch", "batch = :batch"),
-        ("key", "key = :key"),
-        ("unique", "unique_key = :unique"),
-        ("since", "created_at >= :since"),
-        ("until", "created_at < :until"),
-    ):
-        value = getattr(wanted, key)
-        if value is not None:
-            parts.append(condition)
-            values[key] = value
-    if wanted.error_contains:
-        parts.append("error IS NOT NULL")
-    # A text in packed options lies there byte for byte: most rows need not be unpacked to see that they do not fit.
-    words = [*wanted.tags, *(getattr(wanted, word) or "" for word in _WORDS if word != "parent_id")]
-    packed = [text.encode("utf-8", "surrogatepass") for text in words if text]
-    packed += [] if wanted.parent_id is None else [children.word(wanted.parent_id)]
-    for number, part in enumerate(packed):
-        parts.append(f"instr(options, :word{number}) > 0")
-        values[f"word{number}"] = part
-    if wanted.flow is not None:
-        parts.append("id IN (SELECT task_id FROM step WHERE flow_id = :flow)")
-        values["flow"] = wanted.flow
-    return "".join(f" AND {part}" for part in parts), values
-
-
-_WORDS: Final = ("owner_type", "owner_id", "source", "reference_id", "parent_id")
-
-
-def _looks_inside(wanted: Filter) -> bool:
-    """Whether a filter needs what lies in packed columns."""
-    return bool(wanted.tags or wanted.error_contains) or any(getattr(wanted, word) is not None for word in _WORDS)
-
-
-def _fits(wanted: Filter, options: bytes, error: bytes | None) -> bool:
-    """Check the part of a filter that lies in packed columns: tags (all of them), words, and a text in the error as it is shown."""
-    if wanted.tags and not set(wanted.tags) <= set(records.options(options).tags):
-        return False
-    for word in _WORDS:
-        asked = getattr(wanted, word)
-        if asked is not None and getattr(records.options(options), word) != asked:
-            return False
-    if wanted.error_contains:
-        known = records.error(error)
-        return known is not None and wanted.error_contains in str(known)
-    return True

@@ -23,7 +23,7 @@ from taskpool.core.effects import NONE, Key
 from taskpool.core.events import DueStep
 from taskpool.errors import BatchConflict, InvalidTask, QueueNotRegistered, TaskpoolError
 from taskpool.model import Progress, Queue, TaskError, encode
-from taskpool.store import connection, eventlog, pruning, schema, stages
+from taskpool.store import connection, eventlog, pruning, queue_rows, schema, stages
 from taskpool.store.check import Check
 from taskpool.store.conditions import EffectChanged, Refused, StaleEpoch, StoreBusy, StoreFull, StoreIOError, in_our_words, in_words
 from taskpool.store.effects import Effects
@@ -34,6 +34,7 @@ from taskpool.store.opening import Found, boot_id, inspect
 from taskpool.store.places import Places
 from taskpool.store.plans import refused_with, unrefused
 from taskpool.store.reading import LIVE, Reading
+from taskpool.store.wanted import numbers
 from taskpool.store.writing import Writer
 from taskpool.wire.jobs import Report
 
@@ -319,7 +320,8 @@ class Store(Reading, InboxReading):
 
         Raises QueueConfigConflict if it is registered with other settings, unless they are to be replaced.
         """
-        stored = self._queue_rows().get(queue.name)
+        with in_words(self.path):
+            stored = queue_rows.states(self._db).get(queue.name)
         paused = queue.paused
         if stored is not None:
             paused = stored.paused or (queue.paused and not stored.registered)
@@ -338,7 +340,8 @@ class Store(Reading, InboxReading):
 
     def limit_queue(self, name: str, concurrency: int) -> Queue:
         """Store how many tasks of a queue may run at once, and leave its other settings; return them."""
-        stored = self._queue_rows().get(name)
+        with in_words(self.path):
+            stored = queue_rows.states(self._db).get(name)
         config = Queue(name) if stored is None else stored.config
         return self.register_queue(queues.check(msgspec.structs.replace(config, concurrency=concurrency)), replace=True)
 
@@ -362,7 +365,7 @@ class Store(Reading, InboxReading):
     def acknowledge(self, mailbox: str, seqs: Sequence[int]) -> list[int]:
         """Take responses out of a mailbox and return the numbers of those that were in it."""
         with self._transaction():
-            mine = f"mailbox = ? AND seq IN (SELECT value FROM json_each('[{','.join(map(str, seqs))}]'))"
+            mine = f"mailbox = ? AND seq IN (SELECT value FROM json_each('{numbers(seqs)}'))"
             found = self._db.execute(f"SELECT seq FROM reply WHERE {mine} ORDER BY seq", (mailbox,)).fetchall()
             self._db.execute(f"DELETE FROM reply WHERE {mine}", (mailbox,))
         return [seq for (seq,) in found]

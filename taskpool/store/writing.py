@@ -17,6 +17,7 @@ from taskpool.store import eventlog, stages
 from taskpool.store.conditions import Refused
 from taskpool.store.graphs import GraphWriter
 from taskpool.store.stages import Grouping, Stage
+from taskpool.store.wanted import numbers
 from taskpool.store.wide import insert
 
 _QUEUES_OF: Final = "SELECT task.id, task.queue FROM json_each(?) AS wanted CROSS JOIN task ON task.id = wanted.value"
@@ -155,7 +156,7 @@ class Writer:
         for values, ids in ids_of.items():
             if len(ids) < least:
                 others += [(*values, task_id) for task_id in ids]
-            elif self._db.execute(stages.for_many(statement), (*values, f"[{','.join(map(str, ids))}]")).rowcount != len(ids):
+            elif self._db.execute(stages.for_many(statement), (*values, numbers(ids))).rowcount != len(ids):
                 raise Refused
         return others
 
@@ -191,7 +192,7 @@ class Writer:
         unknown = [one for (before, _), ids in stage.changes.items() if before for one in ids if one not in known]
         known |= stage.queues
         if unknown:
-            known |= dict(self._db.execute(_QUEUES_OF, (f"[{','.join(map(str, unknown))}]",)))
+            known |= dict(self._db.execute(_QUEUES_OF, (numbers(unknown),)))
         return known
 
 

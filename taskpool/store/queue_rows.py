@@ -1,0 +1,42 @@
+"""Queues as the store keeps them: their rules, whether they are paused, and when the tokens of their rates are there again."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+import msgspec
+
+from taskpool.core.queues import has_rules
+from taskpool.core.rate import free_at
+from taskpool.model import Queue, QueueState
+from taskpool.store import records
+
+
+def states(db: sqlite3.Connection) -> dict[str, QueueState]:
+    """Return name → queue for those that have a row, without counts."""
+    found = db.execute("SELECT name, config, paused FROM queue").fetchall()
+    return {name: records.queue_state(name, row, {}) for name, *row in found}
+
+
+def rules(db: sqlite3.Connection) -> list[Queue]:
+    """Return the queues that differ from one nobody registered, `paused` as it is now."""
+    found = [msgspec.structs.replace(state.config, paused=state.paused) for state in states(db).values()]
+    return [queue for queue in found if has_rules(queue)]
+
+
+def rates_full_at(db: sqlite3.Connection) -> dict[str, int]:
+    """Return when (wall µs) the tokens of each queue's rate are all there again, of those that ever spent any."""
+    return dict(db.execute("SELECT name, full_at FROM queue WHERE full_at > 0"))
+
+
+def rates_free_at(db: sqlite3.Connection, queues: Iterable[Queue]) -> dict[str, int]:
+    """Return when (wall µs) those of the queues that have a rate may start their next task."""
+    rated = [queue for queue in queues if queue.rate is not None]
+    spent = rates_full_at(db) if rated else {}
+    return {queue.name: free_at(queue, spent.get(queue.name, 0)) for queue in rated}
+
+
+def running(db: sqlite3.Connection) -> dict[str, int]:
+    """Return how many tasks of each queue run, of those that had any."""
+    return dict(db.execute("SELECT queue, n FROM tally WHERE status = 'running'"))
