@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from taskpool.doors.options import DURATION_S_MAX, Duration, Said, TaskOptions, seconds_of
+from taskpool.doors.option_checks import DURATION_S_MAX, seconds_of
+from taskpool.doors.options import Duration, Said, TaskOptions
 from taskpool.errors import InvalidTask
 from taskpool.model import Missed, Options, Overlap, Schedule
 from taskpool.timetable import check
