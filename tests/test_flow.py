@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 
-from taskpool import Flow, InvalidPayload, InvalidTask, NotFound, Pool, TaskCancelled, task
+from taskpool import (
+    ArgCountError,
+    ArgTypeError,
+    Flow,
+    InvalidHandler,
+    InvalidPayload,
+    InvalidTask,
+    NotFound,
+    Pool,
+    TaskCancelled,
+    task,
+)
 from taskpool.doors.flow import Step
 from taskpool.store.reading import Reader
 from tests.waiting import wait_file
@@ -165,6 +176,31 @@ def test_what_cannot_be_sent_is_refused_as_without_futures(pool: Pool) -> None:
         pool.submit(keep, (n for n in ()))
     with pytest.raises(InvalidPayload, match="generator"):
         pool.submit(keep, [pool.submit(one), (n for n in ())])
+
+
+def test_a_step_that_cannot_be_sent_is_refused_where_it_is_added(pool: Pool) -> None:
+    flow = Flow("strict")
+    good = flow.submit(point, 3, -4)
+    with pytest.raises(ArgTypeError, match="'x'"):
+        flow.submit(point, "three", -4)  # type: ignore[arg-type]
+    with pytest.raises(ArgCountError, match="point"):
+        flow.step(point, 3, after=good)
+    with pytest.raises(InvalidPayload, match="generator"):
+        flow.submit(keep, [good, (n for n in ())])
+    with pytest.raises(InvalidHandler, match="cannot be called"):
+        flow.step(5)  # type: ignore[arg-type]
+    last = flow.submit(norm, good)
+    assert pool.submit_flow(flow).wait(10).counts == {"succeeded": 2}, "what was refused is no part of it"
+    assert last.result() == 7
+
+
+def test_a_step_takes_its_arguments_as_they_are_when_it_is_added(pool: Pool) -> None:
+    flow = Flow("snapshot")
+    mutable = [1]
+    step = flow.submit(keep, mutable)
+    mutable.append(2)
+    pool.submit_flow(flow)
+    assert step.result(10) == [1]
 
 
 def test_results_are_given_by_reference_and_not_stored_again(tmp_path: Path) -> None:

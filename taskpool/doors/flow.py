@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVar
 
@@ -14,14 +14,16 @@ from taskpool.wire import references
 from taskpool.wire.messages import Cancel, GetFlows, Retry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from taskpool.doors.link import Link
     from taskpool.doors.submitter import Plan, Submitter
+
+    Call = tuple[Plan, int, bytes, list["Edge"]]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 On = Literal["success", "any", "failed"]
+Encode = Callable[[Sequence[Any], dict[str, Any]], tuple[int, bytes]]
+Edge = tuple[int, int, bool]  # as a StepSpec has them
 
 STEPS_MAX = 100_000  # of one flow
 NAME_LENGTH_MAX = 200
@@ -31,12 +33,14 @@ ARGUMENT_BYTES_MAX = 32 << 20  # arguments of all steps together: they travel in
 class Step(Generic[R]):
     """One task of a flow. As an argument of another step it stands for its result; once the flow is submitted it has a future."""
 
-    __slots__ = ("_after", "_call", "_flow", "_future", "_number", "_on", "label")
+    __slots__ = ("_after", "_call", "_flow", "_future", "_number", "_on", "_sent", "label")
     _is_reference = True
 
     def __init__(self, flow: Flow, fn: Any, args: Sequence[Any], kwargs: dict[str, Any], on: int, label: str) -> None:
         self._flow = flow
         self._call = (fn, args, kwargs)
+        # By name, only a pool can say how. What else cannot be sent is refused here, at the line that adds it.
+        self._sent = None if isinstance(fn, str) else _encoded(flow._encode_of(fn), args, kwargs)
         self._on = on  # for the steps among its arguments
         self._after: dict[int, tuple[Any, int]] = {}  # by identity: parent, condition
         self._future: TaskFuture[R] | None = None
@@ -97,11 +101,15 @@ class Flow:
         self.steps: list[Step[Any]] = []
         self._pool = pool
         self._link: Link | None = None
+        self._encoders: dict[int, tuple[Any, Encode]] = {}  # by identity: function, encoder of its calls
 
     # ---- building -----------------------------------------------------------------------------------------------------
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Step[R]:
-        """Add a step that runs fn(*args, **kwargs). Steps and futures among the arguments, at any depth, become their results."""
+        """Add a step that runs fn(*args, **kwargs). Steps and futures among the arguments, at any depth, become their results.
+
+        The arguments are taken as they are now. Raises InvalidPayload, ArgCountError, ArgTypeError for what cannot be sent.
+        """
         return self._add(Step(self, fn, args, kwargs, graph.ON_SUCCESS, _label(fn)))
 
     def step(
@@ -133,6 +141,15 @@ class Flow:
         self.steps.append(step)
         return step
 
+    def _encode_of(self, fn: Any) -> Encode:
+        """Return what encodes calls of a function. Kept by identity, with the function, so that its id is not used again."""
+        from taskpool.wire.codec import CallEncoder
+
+        found = self._encoders.get(id(fn))
+        if found is None:
+            found = self._encoders[id(fn)] = fn, CallEncoder(fn).encode
+        return found[1]
+
     def __enter__(self) -> Self:
         if self._pool is None:
             raise InvalidTask("this flow has no pool", hint="with pool.flow(name) as flow: …, or pool.submit_flow(flow)")
@@ -153,33 +170,18 @@ class Flow:
         if not self.steps:
             raise InvalidTask(f"flow {self.name!r} has no steps")
         link = pool._link
-        calls = [_encoded(pool._plan(step._call[0]), step) for step in self.steps]
         for number, one in enumerate(self.steps):
             one._number = number
-        edges = [
-            [
-                (-p._number - 1 if type(p) is Step and p._flow is self else _id(p, link), on, is_argument)
-                for p, on, is_argument in mine
-            ]
-            for _, _, _, mine in calls
-        ]
-        order: Sequence[int] = range(len(edges))
-        if not all(-ref <= number for number, mine in enumerate(edges) for ref, _, _ in mine):
-            inner = [[-ref - 1 for ref, _, _ in mine if ref < 0] for mine in edges]
-            order = graph.order(inner, lambda number: f"{self.steps[number].label} ({number + 1})")
-            place = {number: index for index, number in enumerate(order)}
-            edges = [
-                [(-place[-ref - 1] - 1 if ref < 0 else ref, on, is_argument) for ref, on, is_argument in mine] for mine in edges
-            ]
+        calls = [self._call(pool._plan(one._call[0]), one, link) for one in self.steps]
+        order = self._order(calls)
         bundle = Bundle(link, flow=FlowSpec(self.name, self.fail_fast))
         futures = []
         for number in order:
-            plan, codec, payload, _ = calls[number]
-            step = StepSpec(self.steps[number].label, _distinct(edges[number]))
+            step, (plan, codec, payload, edges) = self.steps[number], calls[number]
             options, at = plan.travel()
-            named = names(plan.names_of, *self.steps[number]._call[1:], depends=True)
+            named = names(plan.names_of, *step._call[1:], depends=True)
             call = (plan.name, codec, payload, options, plan.queue, plan.priority, at, plan.description)
-            futures.append(link.put(bundle, *call, None, None, step, *named))
+            futures.append(link.put(bundle, *call, None, None, StepSpec(step.label, edges), *named))
         if bundle.bytes > ARGUMENT_BYTES_MAX:
             raise InvalidTask(
                 f"the arguments of flow {self.name!r} take {bundle.bytes >> 20} MiB, the limit is {ARGUMENT_BYTES_MAX >> 20}"
@@ -194,6 +196,42 @@ class Flow:
             self.steps[number]._future = future
         self._first = futures[0]
         return self
+
+    def _call(self, plan: Plan, step: Step[Any], link: Link) -> Call:
+        """Return how a step travels, and what it waits for: those whose results it takes first."""
+        codec, payload, met = step._sent or _encoded(plan.encode, *step._call[1:])
+        conditions = step._after
+        if plan.after:
+            conditions = {id(target): (target, graph.ON_SUCCESS) for target in plan.after} | conditions
+        edges = []
+        if met:
+            conditions = conditions.copy()
+            for target in met:
+                _, condition = conditions.pop(id(target), (target, step._on))
+                edges.append((self._parent(step, target, link), condition, True))
+        for target, condition in conditions.values():
+            edges.append((self._parent(step, target, link), condition, False))
+        return plan, codec, payload, _distinct(edges)
+
+    def _parent(self, step: Step[Any], target: Any, link: Link) -> int:
+        """Return what an edge calls a parent: -1, -2, … for the first, second, … step of this flow, else the id of its task."""
+        if type(target) is Step:
+            if target._flow is self:
+                return -target._number - 1
+            if target._future is None:
+                raise InvalidTask(f"step {step.label!r} depends on {target!r}, which is not submitted yet")
+        return _id(target, link)
+
+    def _order(self, calls: list[Call]) -> Sequence[int]:
+        """Return the numbers of the steps such that each comes after its parents, and make their edges say so. InvalidTask."""
+        if all(not edges or min(edges)[0] >= -number for number, (*_, edges) in enumerate(calls)):
+            return range(len(calls))
+        inner = [[-parent - 1 for parent, _, _ in edges if parent < 0] for *_, edges in calls]
+        order = graph.order(inner, lambda number: f"{self.steps[number].label} ({number + 1})")
+        place = {number: index for index, number in enumerate(order)}
+        for *_, edges in calls:
+            edges[:] = [(-place[-parent - 1] - 1 if parent < 0 else parent, on, takes) for parent, on, takes in edges]
+        return order
 
     # ---- afterwards ---------------------------------------------------------------------------------------------------
 
@@ -257,35 +295,17 @@ def dependent(link: Link, plan: Plan, args: Sequence[Any], kwargs: dict[str, Any
     return codec, payload, StepSpec("", _distinct(parents)) if parents else None
 
 
-def _encoded(plan: Plan, step: Step[Any]) -> tuple[Plan, int, bytes, list[tuple[Any, int, bool]]]:
-    """Return how a step's call travels, and its parents: those whose results it takes first."""
+def _encoded(encode: Encode, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[int, bytes, list[Any]]:
+    """Return (codec, payload) of a step's call, and what stands in it for results."""
     with references.Noted() as met:
-        codec, payload = plan.encode(*step._call[1:])
-    conditions = step._after
-    if plan.after:
-        conditions = {id(target): (target, graph.ON_SUCCESS) for target in plan.after} | conditions
-    if not met:
-        parents = [(target, condition, False) for target, condition in conditions.values()]
-        _check_submitted(step, parents)
-        return plan, codec, payload, parents
-    met_ids = {id(target) for target in met}
-    parents = [(target, conditions.get(id(target), (target, step._on))[1], True) for target in met]
-    parents += [(target, condition, False) for key, (target, condition) in conditions.items() if key not in met_ids]
-    _check_submitted(step, parents)
-    return plan, codec, payload, parents
+        return *encode(args, kwargs), met
 
 
-def _check_submitted(step: Step[Any], parents: list[tuple[Any, int, bool]]) -> None:
-    for target, _, _ in parents:
-        if isinstance(target, Step) and target._flow is not step._flow and target._future is None:
-            raise InvalidTask(f"step {step.label!r} depends on {target!r}, which is not submitted yet")
-
-
-def _distinct(parents: list[tuple[int, int, bool]]) -> list[tuple[int, int, bool]]:
+def _distinct(parents: list[Edge]) -> list[Edge]:
     """Return each parent once. An argument keeps its number, so two futures of one task are refused. InvalidTask."""
     if len(parents) < 2 or max(parents)[0] < 0:  # each of them is another step
         return parents
-    seen: dict[int, tuple[int, int, bool]] = {}
+    seen: dict[int, Edge] = {}
     for parent in parents:
         known = seen.setdefault(parent[0], parent)
         if known is not parent and parent[2]:
