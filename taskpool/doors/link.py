@@ -19,17 +19,16 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
-from functools import partial
 from typing import Any
 
 from taskpool.core.callers import OVER
 from taskpool.doors.callbacks import Callbacks
 from taskpool.doors.future import TaskFuture
 from taskpool.doors.greeting import greet
+from taskpool.doors.open_futures import OpenFutures
 from taskpool.doors.outbox import Bundle, Outbox
 from taskpool.doors.refusals import error_of
-from taskpool.errors import AlreadyExists, PoolStopped, TaskpoolError
+from taskpool.errors import PoolStopped, TaskpoolError
 from taskpool.model import Filter
 from taskpool.wire.answers import answer_decoder
 from taskpool.wire.frames import FrameReader, FrameTooLong
@@ -39,7 +38,6 @@ from taskpool.wire.messages import (
     Cancel,
     Goodbye,
     News,
-    Outcome,
     Refused,
     Reply,
     Request,
@@ -77,17 +75,15 @@ class Link:
         self.lock = threading.Lock()
         self.outbox = Outbox(self, sock, self.lock, self._want_out)
         self.submit, self.put, self.send, self.flush = self.outbox.submit, self.outbox.put, self.outbox.send, self.outbox.flush
-        self._open: dict[int, TaskFuture[Any]] = {}
         self._calls: dict[int, Call] = {}
         self._ready_made = Bundle(self, stored=True)  # stands for the bundle of tasks that were stored before
         self._frames: deque[bytes] = deque()
         self._callbacks = Callbacks()
         self._due = self._callbacks.due
+        self._futures = OpenFutures(self.lock, self.outbox, self._due)
         self._followers: list[Callable[[News], object]] = []
-        self._joiners: list[threading.Lock] = []
         self._shut = False  # the descriptors are closed
         self.told: dict[int, set[str]] = {}  # of attempts that this client runs: worker → what it was told of that
-        self.lost = 0  # futures that the end of the connection has ended
         self._thread_id = 0
         self.welcome = greet(sock, self._reader, self._frames, name, cause)
         sock.setblocking(False)
@@ -127,21 +123,17 @@ class Link:
         waiter = threading.Lock()
         waiter.acquire()
         self.flush()
-        with self.lock:
-            if not self._busy():
-                return True
-            self._joiners.append(waiter)
-        if threading.get_ident() == self._thread_id:
-            return self._pump(lambda: not waiter.locked(), timeout)
-        return waiter.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+        return self._acquire(waiter, timeout) if self._futures.join(waiter) else True
 
     @property
     def open_count(self) -> int:
         """Return how many stored tasks of this client have not ended."""
-        return len(self._open)
+        return len(self._futures.by_id)
 
-    def _busy(self) -> bool:
-        return bool(self._open) or self.outbox.busy
+    @property
+    def lost(self) -> int:
+        """Return how many futures the end of the connection has ended."""
+        return self._futures.lost
 
     def _acquire(self, waiter: threading.Lock, timeout: float | None = None) -> bool:
         if threading.get_ident() == self._thread_id:
@@ -204,17 +196,17 @@ class Link:
     def watch(self, task_id: int) -> TaskFuture[Any]:
         """Return a future for a stored task: the open one there is, else a new one."""
         with self.lock:
-            known = self._open.get(task_id)
+            known = self._futures.by_id.get(task_id)
             if known is not None:
                 return known
             future: TaskFuture[Any] = TaskFuture(self._ready_made, b"")
             future._id = task_id
-            self._open[task_id] = future
+            self._futures.by_id[task_id] = future
         try:
             self.request(lambda seq: Watch(seq, [task_id]))
         except TaskpoolError:
             with self.lock:
-                self._open.pop(task_id, None)
+                self._futures.by_id.pop(task_id, None)
             raise
         return future
 
@@ -311,7 +303,7 @@ class Link:
         answer: Answer = answer_decoder.decode(frame)
         kind = type(answer)
         if kind is Settled:
-            self._settle(answer.outcomes)  # type: ignore[union-attr]  # mypy does not narrow by `type(x) is`
+            self._futures.settle(answer.outcomes)  # type: ignore[union-attr]  # mypy does not narrow by `type(x) is`
         elif kind is Accepted:
             self._accept(answer)  # type: ignore[arg-type]
         elif isinstance(answer, Reply):
@@ -329,102 +321,21 @@ class Link:
 
     def _accept(self, accepted: Accepted) -> None:
         """The tasks of a bundle are stored: give their futures the ids."""
-        ids = accepted.ids
         with self.lock:
             bundle = self.outbox.flights.pop(accepted.seq, None)
         if bundle is None:  # of a request, or this client was closed meanwhile
-            self._answer(accepted.seq, Reply(accepted.seq, ids=ids))
-            return
-        with self.lock:
-            tasks, bundle.tasks = bundle.tasks, []
-            table = self._open
-            watched = []
-            for place, holder in accepted.taken:
-                spec, future = tasks[place]
-                watched += self._except([future], partial(_taken, spec.unique or "", holder))
-            for (_, future), task_id in zip(tasks, ids, strict=True):
-                if not task_id:
-                    continue
-                future._id = task_id
-                if task_id in table:  # an item of a batch that this client waits for already
-                    future._next = table[task_id]
-                table[task_id] = future
-            bundle.stored = True
-            waiters = bundle.waiters
-            joiners = self._take_joiners()
-        self._settle_watched(watched)
-        for waiter in [*waiters, *joiners]:
-            waiter.release()
-
-    def _settle(self, outcomes: list[Outcome]) -> None:
-        """Tasks ended: let their futures end."""
-        watched: list[tuple[TaskFuture[Any], str]] = []
-        due = self._due
-        with self.lock:
-            take = self._open.pop
-            for outcome in outcomes:
-                future = take(outcome.id, None)
-                while future is not None:
-                    future._outcome = outcome
-                    state = FINISHED if outcome.status != "cancelled" else CANCELLED_AND_NOTIFIED
-                    if future._made_condition is None:
-                        future._state = state
-                        if future._made_callbacks is not None:
-                            due.append((future._invoke_callbacks, ()))
-                    else:
-                        watched.append((future, state))
-                    future = future._next
-            joiners = self._take_joiners()
-        self._settle_watched(watched)
-        for joiner in joiners:
-            joiner.release()
-
-    def _settle_watched(self, watched: list[tuple[TaskFuture[Any], str]]) -> None:
-        for future, state in watched:
-            future._settle(state)
-            with self.lock:
-                if future._made_callbacks is not None:
-                    self._due.append((future._invoke_callbacks, ()))
-
-    def _take_joiners(self) -> list[threading.Lock]:
-        if not self._joiners or self._busy():
-            return []
-        joiners, self._joiners = self._joiners, []
-        return joiners
+            self._answer(accepted.seq, Reply(accepted.seq, ids=accepted.ids))
+        else:
+            self._futures.accept(bundle, accepted)
 
     def _refuse(self, refused: Refused) -> None:
         bundle = self.outbox.flights.get(refused.seq)
         if bundle is not None:
-            self._fail(bundle, refused)
+            self._futures.refuse(bundle, refused)
         elif refused.seq:
             self._answer(refused.seq, error_of(refused))
         else:
             self._end(refused.message)
-
-    def _fail(self, bundle: Bundle, refused: Refused) -> None:
-        """A bundle was not stored: its futures end with the reason."""
-        with self.lock:
-            self.outbox.flights.pop(bundle.seq, None)
-            futures = [future for _, future in bundle.tasks]
-            bundle.tasks, bundle.stored = [], True
-            watched = self._except(futures, lambda: error_of(refused))
-            joiners = self._take_joiners()
-        self._settle_watched(watched)
-        for waiter in [*bundle.waiters, *joiners]:
-            waiter.release()
-
-    def _except(self, futures: list[TaskFuture[Any]], make: Callable[[], TaskpoolError]) -> list[tuple[TaskFuture[Any], str]]:
-        """End futures with an exception, under the lock; return those that somebody watches."""
-        watched = []
-        for future in futures:
-            future._exception = make()
-            if future._made_condition is None:
-                future._state = FINISHED
-                if future._made_callbacks is not None:
-                    self._due.append((future._invoke_callbacks, ()))
-            else:
-                watched.append((future, FINISHED))
-        return watched
 
     def _answer(self, seq: int, answer: Reply | TaskpoolError) -> None:
         with self.lock:
@@ -473,23 +384,12 @@ class Link:
             if self.stopped:
                 return
             bundles = self.outbox.end(PoolStopped(reason))
-            futures = [future for bundle in bundles for _, future in bundle.tasks]
-            for first in self._open.values():
-                future: TaskFuture[Any] | None = first
-                while future is not None:
-                    futures.append(future)
-                    future = future._next
+            watched, waiters = self._futures.lose(bundles, reason)
             calls = list(self._calls.values())
             for told in self.told.values():
                 told.add(OVER)
-            waiters = [waiter for bundle in bundles for waiter in bundle.waiters] + self._joiners
-            self._open, self._calls, self._joiners = {}, {}, []
-            for bundle in bundles:
-                bundle.tasks, bundle.stored = [], True
-            pending = [future for future in futures if future._state == PENDING]
-            self.lost = len(pending)
-            watched = self._except(pending, lambda: PoolStopped(reason))
-        self._settle_watched(watched)
+            self._calls = {}
+        self._futures.settle_watched(watched)
         for call in calls:
             self._hand_over(call, PoolStopped(reason))
         for waiter in waiters:
@@ -516,12 +416,6 @@ class Link:
         self._shut = True
         self._poller.close()
         self._sock.close()
-
-
-def _taken(unique: str, holder: int) -> TaskpoolError:
-    """Return why a task is not stored."""
-    words = f"task {holder} has the unique key {unique!r}"
-    return AlreadyExists(words, hint="wait for it or cancel it; on_conflict='existing' gives its future")
 
 
 _links: weakref.WeakSet[Link] = weakref.WeakSet()
