@@ -204,12 +204,12 @@ def test_one_that_ends_the_transaction_costs_nobody_else_anything(store: Store, 
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(ours_too)
     run(store, 1, 2, 3)
-    turn_before = store._turn
+    turn_before = store.meta()["turn"]
     failed = turn(store, told(1, (INSERT, (1, "a"))), told(2, (INSERT, (2, "b")), statement), told(3, (INSERT, (3, "c"))))
     assert failed.keys() == {2}
     assert re.search(f"statement 2 of 2: .*{words}", failed[2].message)
     assert orders(path) == [(1, "a"), (3, "c")]
-    assert store._turn == turn_before + 1
+    assert store.meta()["turn"] == turn_before + 1
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,20 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def close_leaving_log(connection: sqlite3.Connection, path: Path) -> None:
+    """Close the owner's connection. The last one to close empties the log unless it is read-only: such a one is kept till then."""
+    guard: sqlite3.Connection | None = None
+    try:
+        guard = connect_read_only(path)
+        guard.execute("SELECT 1 FROM meta").fetchone()
+    except sqlite3.Error:
+        pass  # the file cannot be read any more: nor can its log be emptied into it
+    finally:
+        connection.close()
+        if guard is not None:
+            guard.close()
+
+
 def connect_reader(path: Path) -> sqlite3.Connection:
     """Open a read-only connection to a file that exists and is a store of this version, live or left by a crash."""
     if not path.exists():

@@ -9,7 +9,7 @@ import msgspec
 
 from taskpool.core.queues import has_rules
 from taskpool.core.rate import free_at
-from taskpool.model import Queue, QueueState
+from taskpool.model import Queue, QueueState, encode
 from taskpool.store import records
 
 
@@ -40,3 +40,20 @@ def rates_free_at(db: sqlite3.Connection, queues: Iterable[Queue]) -> dict[str, 
 def running(db: sqlite3.Connection) -> dict[str, int]:
     """Return how many tasks of each queue run, of those that had any."""
     return dict(db.execute("SELECT queue, n FROM tally WHERE status = 'running'"))
+
+
+def write(db: sqlite3.Connection, queue: Queue, paused: bool) -> None:
+    """Write a queue's settings, and whether it is paused now."""
+    db.execute(
+        "INSERT INTO queue(name, config, paused) VALUES(?, ?, ?) "
+        "ON CONFLICT(name) DO UPDATE SET config = excluded.config, paused = excluded.paused",
+        (queue.name, encode(msgspec.structs.replace(queue, paused=False)), paused),
+    )
+
+
+def pause(db: sqlite3.Connection, names: Iterable[str], paused: bool) -> None:
+    """Write whether queues are paused; one that has no row gets one."""
+    db.executemany(
+        "INSERT INTO queue(name, paused) VALUES(?, ?) ON CONFLICT(name) DO UPDATE SET paused = excluded.paused",
+        [(name, paused) for name in names],
+    )

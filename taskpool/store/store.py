@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 
 import msgspec
 
@@ -21,8 +20,8 @@ from taskpool.core import queues
 from taskpool.core.commands import Plan, Save
 from taskpool.core.effects import NONE, Key
 from taskpool.core.events import DueStep
-from taskpool.errors import BatchConflict, InvalidTask, QueueNotRegistered, TaskpoolError
-from taskpool.model import Progress, Queue, TaskError, encode
+from taskpool.errors import BatchConflict, InvalidTask, QueueNotRegistered
+from taskpool.model import Progress, Queue, TaskError
 from taskpool.store import connection, eventlog, pruning, queue_rows, schema, stages
 from taskpool.store.check import Check
 from taskpool.store.conditions import EffectChanged, Refused, StaleEpoch, StoreBusy, StoreFull, StoreIOError, in_our_words, in_words
@@ -34,6 +33,7 @@ from taskpool.store.opening import Found, boot_id, inspect
 from taskpool.store.places import Places
 from taskpool.store.plans import refused_with, unrefused
 from taskpool.store.reading import LIVE, Reading
+from taskpool.store.transactions import Transactions
 from taskpool.store.wanted import numbers
 from taskpool.store.writing import Writer
 from taskpool.wire.jobs import Report
@@ -62,15 +62,13 @@ class Store(Reading, InboxReading):
         self._db = db
         self._lock: OwnerLock | None = lock
         self._memory = memory
-        self._broken: TaskpoolError | None = None  # why nothing may be written any more
-        self._ledger: Ledger | None = None
+        self._transactions = Transactions(db, str(places.db), durability)
         self._check: Check | None = None
         self._writer: Writer  # since the tables are there
         self._effects: Effects
         self._tried: Set[Key] = frozenset()  # whose effects stand in the transaction that is open
-        self._rows = self._commits = self._wal_bytes = 0  # as the last WAL checkpoint left them
+        self._rows = self._wal_bytes = 0  # as the last WAL checkpoint left them
         self._warned = False  # of a log that cannot shrink
-        self._turn = 0
         self.logged = 0  # the last turn that is in the log of transitions
         self._trim_at = 0  # turn at which that log is looked at
         self._wall = 0  # wall µs of the last turn
@@ -81,11 +79,15 @@ class Store(Reading, InboxReading):
         self._wal = str(places.wal)  # looked at each turn
         self.durability = durability
         self.notices: list[str] = []
-        self.epoch = 0
         self.mark = ""
         self.boot_id = boot_id()
         self.unclean = False
         self.rebooted = False
+
+    @property
+    def epoch(self) -> int:
+        """Return how often the store has been owned, this time included."""
+        return self._transactions.epoch
 
     @property
     def has_graphs(self) -> bool:
@@ -145,11 +147,12 @@ class Store(Reading, InboxReading):
         else:
             if found.version < schema.VERSION:
                 self._migrate(found.version)
-            self.mark, self.epoch, self._turn = found.mark, found.epoch, found.turn
+            self.mark = found.mark
+            self._transactions.epoch, self._transactions.turn = found.epoch, found.turn
             self.unclean = not found.clean
             self.rebooted = self.unclean and found.boot_id != self.boot_id
-        self.epoch += 1
-        with self._transaction(fence=False):
+        self._transactions.epoch += 1
+        with self._transactions.one(fence=False):
             self._db.execute(
                 "UPDATE meta SET epoch = ?, clean = 0, boot_id = ?, durability = ?, opened_at = ?",
                 (self.epoch, self.boot_id, self.durability, clock.now().wall),
@@ -159,7 +162,7 @@ class Store(Reading, InboxReading):
         self._effects = Effects(self._db)
         connection.be_impatient(self._db)
         if not self._memory:
-            self._ledger = Ledger(self.places.ledger, self.mark, self._turn)
+            self._transactions.remember(Ledger(self.places.ledger, self.mark, self._transactions.turn))
             if os.stat(self.path).st_mode & 0o077:
                 words = "may be used by others than its owner, and whoever can write rows can run tasks (chmod 600)"
                 self.notices.append(f"{self.path} {words}")
@@ -193,31 +196,19 @@ class Store(Reading, InboxReading):
         try:
             if clean and not found:
                 try:
-                    with self._transaction(count=False):
+                    with self._transactions.one(count=False):
                         self._db.execute("UPDATE meta SET clean = ?", (not self.unclean or found == "",))
                     self.checkpoint_wal()
                 except (StoreBusy, StoreFull, StoreIOError, StaleEpoch, EffectChanged):
                     clean = False
         finally:
-            self._close_file(keep_log=not clean or bool(found))
-            if self._ledger is not None:
-                self._ledger.close()
+            if (clean and not found) or self._memory:
+                self._db.close()
+            else:
+                connection.close_leaving_log(self._db, self.places.db)
+            self._transactions.close()
             self._lock.release()
             self._lock = None
-
-    def _close_file(self, *, keep_log: bool) -> None:
-        """Close the connection. The last one to close empties the log unless it is read-only: such a one is kept till then."""
-        guard: sqlite3.Connection | None = None
-        try:
-            if keep_log and not self._memory:
-                guard = connection.connect_read_only(self.places.db)
-                guard.execute("SELECT 1 FROM meta").fetchone()
-        except sqlite3.Error:
-            pass  # the file cannot be read any more: nor can its log be emptied into it
-        finally:
-            self._db.close()
-            if guard is not None:
-                guard.close()
 
     # ---- the turn ---------------------------------------------------------------------------------------------------
 
@@ -226,22 +217,21 @@ class Store(Reading, InboxReading):
 
         Attempts that the store does not have running are passed over: their reports come too late. Raises as `commit`.
         """
-        if self._broken is not None:
-            raise self._broken
-        with self._errors(keep=True):
-            self._tried, failed = self._effects.try_all(reports, self._begin_anew)
+        self._transactions.check()
+        with self._transactions.errors(keep=True):
+            self._tried, failed = self._effects.try_all(reports, self._transactions.begin_anew)
         return failed
 
     def abandon(self) -> None:
         """Undo what `try_effects` did: nothing that it was tried for came of it."""
-        self._rollback()
+        self._transactions.rollback()
 
     def _apply_effects(self, reports: Mapping[Key, Report]) -> None:
         """Apply effects whose success is decided already. If one fails now, no word of this turn may be stored: end."""
         for (task_id, _), error in self._effects.apply_all(reports).items():
             words = f"an effect of task {task_id} that had been accepted fails now ({error.message})"
-            self._broken = EffectChanged(f"{self.path}: {words}", hint="the next owner of the store decides anew")
-            raise self._broken
+            self._transactions.broken = EffectChanged(f"{self.path}: {words}", hint="the next owner of the store decides anew")
+            raise self._transactions.broken
 
     def commit(
         self,
@@ -262,28 +252,28 @@ class Store(Reading, InboxReading):
         written may or may not be there) and IllegalTransition (a bug: nothing was written). Each save carries its own time.
         """
         if not saves and not plans:
-            self._rollback()
+            self._transactions.rollback()
             return []
         grouped = self._writer.group(saves)
         self._writer.written = []
         refused: list[int] = []
         tried = self._db.in_transaction and self._tried == effects.keys()
-        with self._transaction(join=tried):
+        with self._transactions.one(join=tried):
             try:
                 if not tried:
                     self._apply_effects(effects)
                 for stage in grouped:
                     self._writer.write(stage)
             except (Refused, sqlite3.IntegrityError):
-                self._begin_anew()
+                self._transactions.begin_anew()
                 refused = self._replay(saves, together, effects, plans)
             if plans:
                 self._writer.write_plans(unrefused(plans, refused) if refused else plans)
-            changed = self._writer.log(self._turn + 1, now_wall)
+            changed = self._writer.log(self._transactions.turn + 1, now_wall)
             self._wall = now_wall
             faults.point("commit.inside")
         if changed:
-            self.logged = self._turn
+            self.logged = self._transactions.turn
         if self._has_written(OVERDUE):
             self.tidy()
         return refused
@@ -305,11 +295,11 @@ class Store(Reading, InboxReading):
             if more <= refused:
                 return sorted(refused)
             refused |= more
-            self._begin_anew()
+            self._transactions.begin_anew()
 
     def forget_batch(self, batch: str) -> None:
         """Take the identity (batch, item) from the ended tasks of a batch, which stay as they are; BatchConflict if one is live."""
-        with self._transaction():
+        with self._transactions.one():
             live = self._db.execute(f"SELECT id FROM task WHERE batch = ? AND {LIVE} LIMIT 1", (batch,)).fetchone()
             if live is not None:
                 raise BatchConflict(f"task {live[0]} of batch {batch!r} has not ended", hint="cancel the batch, or wait for it")
@@ -330,12 +320,8 @@ class Store(Reading, InboxReading):
                     return msgspec.structs.replace(queue, paused=paused)
                 if not replace:
                     raise queues.conflict(stored.config, queue)
-        with self._transaction():
-            self._db.execute(
-                "INSERT INTO queue(name, config, paused) VALUES(?, ?, ?) "
-                "ON CONFLICT(name) DO UPDATE SET config = excluded.config, paused = excluded.paused",
-                (queue.name, encode(msgspec.structs.replace(queue, paused=False)), paused),
-            )
+        with self._transactions.one():
+            queue_rows.write(self._db, queue, paused)
         return msgspec.structs.replace(queue, paused=paused)
 
     def limit_queue(self, name: str, concurrency: int) -> Queue:
@@ -355,16 +341,13 @@ class Store(Reading, InboxReading):
             if name not in known and name != queues.DEFAULT:
                 raise QueueNotRegistered(f"there is no queue {name!r}", hint=f"there are {', '.join(known) or 'none yet'}")
         wanted = list(dict.fromkeys(names)) or list(known)
-        with self._transaction():
-            self._db.executemany(
-                "INSERT INTO queue(name, paused) VALUES(?, ?) ON CONFLICT(name) DO UPDATE SET paused = excluded.paused",
-                [(name, paused) for name in wanted],
-            )
+        with self._transactions.one():
+            queue_rows.pause(self._db, wanted, paused)
         return [msgspec.structs.replace(known.get(name, Queue(name)), paused=paused) for name in wanted]
 
     def acknowledge(self, mailbox: str, seqs: Sequence[int]) -> list[int]:
         """Take responses out of a mailbox and return the numbers of those that were in it."""
-        with self._transaction():
+        with self._transactions.one():
             mine = f"mailbox = ? AND seq IN (SELECT value FROM json_each('{numbers(seqs)}'))"
             found = self._db.execute(f"SELECT seq FROM reply WHERE {mine} ORDER BY seq", (mailbox,)).fetchall()
             self._db.execute(f"DELETE FROM reply WHERE {mine}", (mailbox,))
@@ -379,7 +362,7 @@ class Store(Reading, InboxReading):
             return True
         rows = [(task_id, at.done, at.total, at.text, at.at) for task_id, at in progress]
         try:
-            with self._unhurried():
+            with self._transactions.unhurried():
                 self._db.executemany(stages.PROGRESS, rows)
         except (StoreBusy, StoreFull):
             return False
@@ -399,7 +382,7 @@ class Store(Reading, InboxReading):
             return ids
         gone: Counter[str] = Counter()
         if ids or walk.schedules:
-            with self._unhurried():
+            with self._transactions.unhurried():
                 if ids:
                     n, gone = pruning.remove(self._db, ids)
                     self._writer.rows += n
@@ -413,7 +396,7 @@ class Store(Reading, InboxReading):
 
     def tidy(self) -> None:
         """Make a WAL checkpoint if one is due. Called after a turn's answers are sent, so that nobody waits for it."""
-        size = self.wal_bytes() if self._commits % LOOK_COMMITS == 0 else self._wal_bytes
+        size = self.wal_bytes() if self._transactions.commits % LOOK_COMMITS == 0 else self._wal_bytes
         if self._has_written(1) or size - self._wal_bytes >= CHECKPOINT_BYTES:
             try:
                 self.checkpoint_wal(truncate=size > 2 * CHECKPOINT_BYTES)
@@ -424,8 +407,8 @@ class Store(Reading, InboxReading):
                 words = f"has grown to {self._wal_bytes >> 20} MB: somebody keeps a read transaction on the store open"
                 self.notices.append(f"{self.places.wal} {words}")
                 self.tell(self.notices[-1])
-        if self._turn >= self._trim_at:
-            self._trim_at = self._turn + TRIM_COMMITS
+        if self._transactions.turn >= self._trim_at:
+            self._trim_at = self._transactions.turn + TRIM_COMMITS
             self._trim()
 
     def _trim(self) -> None:
@@ -435,14 +418,14 @@ class Store(Reading, InboxReading):
         if oldest is None or oldest[0] >= horizon:
             return
         try:
-            with self._transaction(count=False):
-                self._db.execute(eventlog.TRIM, {"horizon": horizon, "slice": TRIM_ROWS, "end": self._turn + 1})
+            with self._transactions.one(count=False):
+                self._db.execute(eventlog.TRIM, {"horizon": horizon, "slice": TRIM_ROWS, "end": self._transactions.turn + 1})
         except (StoreBusy, StoreFull):
             pass  # there is no hurry
 
     def _has_written(self, times: int) -> bool:
         """Whether so many times the work that makes a checkpoint due was done since the last."""
-        return self._writer.rows - self._rows >= CHECKPOINT_ROWS * times or self._commits >= CHECKPOINT_COMMITS * times
+        return self._writer.rows - self._rows >= CHECKPOINT_ROWS * times or self._transactions.commits >= CHECKPOINT_COMMITS * times
 
     def checkpoint_wal(self, truncate: bool = True) -> bool:
         """Copy the log into the file and return whether all of it could be; truncate: shorten the log too.
@@ -452,13 +435,13 @@ class Store(Reading, InboxReading):
         if self._memory:
             return True
         try:
-            with self._errors():
+            with self._transactions.errors():
                 faults.point("checkpoint.inside")
                 busy, _, _ = self._db.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if truncate else 'RESTART'})").fetchone()
             return not busy
         finally:
             self._rows = self._writer.rows
-            self._commits = 0
+            self._transactions.commits = 0
             self._wal_bytes = self.wal_bytes()
 
     def wal_bytes(self) -> int:
@@ -467,77 +450,3 @@ class Store(Reading, InboxReading):
             return 0 if self._memory else os.stat(self._wal).st_size
         except FileNotFoundError:
             return 0
-
-    # ---- transactions -----------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _transaction(self, *, fence: bool = True, count: bool = True, join: bool = False) -> Iterator[None]:
-        """One transaction, all or nothing. fence: look at the epoch; count: it is a turn, which the ledger remembers.
-
-        join: go on in the one that `try_effects` began. Any other begins anew, and nothing of that one is left.
-        """
-        if self._broken is not None:
-            raise self._broken
-        with self._errors():
-            if not join:
-                self._begin_anew(fence=fence, count=count)
-            yield
-            self._db.execute("COMMIT")
-        self._commits += 1
-        if fence and count:
-            self._turn += 1
-            if self._ledger is not None:
-                self._ledger.write(self._turn)
-
-    @contextmanager
-    def _unhurried(self) -> Iterator[None]:
-        """One transaction that is no turn and is not worth a disk write of its own: a loss of power may take it, as a whole."""
-        try:
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            with self._transaction(count=False):
-                yield
-        finally:
-            self._db.execute(f"PRAGMA synchronous = {connection.DURABILITIES[self.durability]}")
-
-    @contextmanager
-    def _errors(self, *, keep: bool = False) -> Iterator[None]:
-        """Say in our words what SQLite says, and leave no transaction open. keep: unless all went well."""
-        well = False
-        try:
-            yield
-            well = True
-        except (sqlite3.Error, OSError) as error:
-            known = in_our_words(error, self.path)
-            if known is None:
-                raise
-            if isinstance(known, StoreIOError):
-                self._broken = known
-            raise known from error
-        finally:
-            if not (keep and well):
-                self._rollback()
-
-    def _begin_anew(self, *, fence: bool = True, count: bool = True) -> None:
-        """Begin a transaction; of one that is open nothing is left."""
-        self._rollback()
-        self._db.execute("BEGIN IMMEDIATE")
-        if fence:
-            self._fence(count=count)
-
-    def _fence(self, *, count: bool = True) -> None:
-        """Make sure, under the write lock, that this is still the store's owner."""
-        if count:
-            mine = self._db.execute("UPDATE meta SET turn = ? WHERE epoch = ?", (self._turn + 1, self.epoch)).rowcount
-        else:
-            mine = self._db.execute("SELECT COUNT(*) FROM meta WHERE epoch = ?", (self.epoch,)).fetchone()[0]
-        if mine != 1:
-            self._broken = StaleEpoch(f"{self.path} has a newer owner than this one of epoch {self.epoch}")
-            raise self._broken
-
-    def _rollback(self) -> None:
-        """End a transaction that is still open; after some errors SQLite has ended it by itself."""
-        if self._db.in_transaction:
-            try:
-                self._db.execute("ROLLBACK")
-            except sqlite3.Error:
-                pass  # the first error tells more
