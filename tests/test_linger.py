@@ -101,3 +101,53 @@ def test_what_came_behind_a_lone_turn_is_not_waited_for_again(rig: Rig) -> None:
     rig.wait(alone=True, timeout_s=None)  # would wait for ever
     assert rig.worker.rang == 1
     assert not rig.linger.on
+
+
+def found_until_waited_for(rig: Rig) -> int:
+    """Let a client be found behind lone turns until it would be waited for; return how often that was."""
+    times = 0
+    while not rig.linger.on:
+        times += 1
+        rig.client.ring()
+        rig.wait(alone=True)
+    return times
+
+
+def waited_in_vain(rig: Rig) -> None:
+    rig.worker.ring()
+    rig.wait()
+    assert not rig.linger.on
+
+
+def waited_well(rig: Rig) -> None:
+    rig.worker.ring()
+    wait = rig.poller.wait
+
+    def comes(timeout_s: float | None) -> bool:
+        if rig.worker.rang:
+            rig.client.ring()
+        return wait(timeout_s)
+
+    rig.worker.rang = 0
+    rig.poller.wait = comes  # type: ignore[method-assign]
+    rig.wait()
+    rig.poller.wait = wait  # type: ignore[method-assign]
+    assert rig.linger.on
+
+
+def test_each_further_vain_wait_doubles_how_often_a_client_must_be_found(rig: Rig) -> None:
+    counts = []
+    for _ in range(11):
+        counts.append(found_until_waited_for(rig))
+        waited_in_vain(rig)
+    assert counts == [1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 256]
+
+
+def test_one_that_came_makes_up_for_all_that_did_not(rig: Rig) -> None:
+    for _ in range(3):
+        found_until_waited_for(rig)
+        waited_in_vain(rig)
+    assert found_until_waited_for(rig) == 4
+    waited_well(rig)
+    waited_in_vain(rig)
+    assert found_until_waited_for(rig) == 1
