@@ -6,7 +6,8 @@ that. When a submit was found waiting behind such a turn, the next of that kind 
 comes, that was all.
 
 Who waits for each result before the next submit is found behind such a turn just as often, for the answer reached it while the
-turn came to its end; but it is waited for in vain. So each further vain wait doubles how often a client must be found before the next.
+turn came to its end; but it is waited for in vain. So each further vain wait doubles how often a client must be found before
+the next.
 """
 
 from __future__ import annotations
