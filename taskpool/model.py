@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, ParamSpec, Pro
 
 import msgspec
 
-from taskpool.errors import InvalidTask
+from taskpool.errors import InvalidQueueName, InvalidTask
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -31,6 +31,8 @@ Overlap = Literal["skip", "allow", "queue", "cancel_previous"]
 # What travels stays within these, so that a number from outside is never too large for the store, nor for a timer.
 SECONDS_MAX: Final = 1e11
 KEY_LENGTH_MAX: Final = 200
+QUEUE_LENGTH_MAX: Final = 100
+NUMBER_MAX: Final = 2**31 - 1  # of priorities and counts
 Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Seconds = Annotated[float, msgspec.Meta(ge=-SECONDS_MAX, le=SECONDS_MAX)]
@@ -195,6 +197,13 @@ def check_key(name: str, value: Any) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= KEY_LENGTH_MAX or not value.isprintable():
         raise InvalidTask(f"{name} must be a text of 1 to {KEY_LENGTH_MAX} printable characters: {value!r:.120}")
     return value
+
+
+def check_queue_name(name: Any) -> str:
+    """Return a queue's name; InvalidQueueName if it cannot be one."""
+    if not isinstance(name, str) or not 0 < len(name) <= QUEUE_LENGTH_MAX or not name.isprintable() or name != name.strip():
+        raise InvalidQueueName(f"queue must be a name of 1 to {QUEUE_LENGTH_MAX} printable characters: {name!r:.120}")
+    return name
 
 
 class TaskSpec(msgspec.Struct, array_like=True, gc=False):

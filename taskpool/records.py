@@ -14,10 +14,12 @@ from typing import Any, Final
 import msgspec
 
 from taskpool.errors import InvalidTask
-from taskpool.model import Codec, Options, Status, Task, TaskSpec, check_key, encode
+from taskpool.model import NUMBER_MAX, Codec, Options, Status, Task, TaskSpec, check_key, check_queue_name, encode
 
 TYPE_MAX: Final = 2**32 - 1
 TYPE_LENGTH_MAX: Final = 200
+WORD_LENGTH_MAX: Final = 200
+MOMENT_MAX: Final = 2**62  # wall µs
 
 
 class State(enum.IntEnum):
@@ -58,8 +60,8 @@ _STATES: Final[Mapping[str, State]] = {
 class Record(msgspec.Struct, kw_only=True):
     """One task as data. What a store fills in when it is put: id, task_id (unless given), status, version, created_at.
 
-    task_id: a UUID as text, by which it is stored once; key: a serialization key ("": none); next_attempt_at, created_at: wall µs
-    (next_attempt_at None: now).
+    task_id: a UUID as text, by which it is stored once; key: a serialization key ("": none); max_attempts: 0 or less means 1;
+    next_attempt_at, created_at: wall µs (next_attempt_at None: now).
     """
 
     type: int | str
@@ -107,22 +109,35 @@ class Record(msgspec.Struct, kw_only=True):
             raise InvalidTask(f"data of a record must be bytes, not {type(self.data).__qualname__}")
         if self.key != "":
             check_key("key of a record", self.key)
-        if self.task_id:
-            uid_of(self.task_id)
+        if self.task_id != "":
+            uid_of(self.task_id, "leave it out, and one is made")
+        check_queue_name(self.queue)
+        for name in ("reference_id", "owner_type", "owner_id", "source"):
+            word: Any = getattr(self, name)
+            if not isinstance(word, str) or len(word) > WORD_LENGTH_MAX or not word.isprintable():
+                raise InvalidTask(
+                    f"{name} of a record must be a text of at most {WORD_LENGTH_MAX} printable characters: {word!r:.120}"
+                )
         for name in ("failed_attempts", "version", "id", "created_at"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise InvalidTask(f"{name} of a record must be a whole number, not negative: {value!r:.120}")
-        if self.next_attempt_at is not None and self.next_attempt_at < 0:
-            raise InvalidTask(f"next_attempt_at of a record must be in wall µs: {self.next_attempt_at!r:.120}")
+            _check_whole(name, getattr(self, name), 0, MOMENT_MAX)
+        _check_whole("priority", self.priority, -NUMBER_MAX, NUMBER_MAX)
+        if self.max_attempts is not None:
+            _check_whole("max_attempts", self.max_attempts, -NUMBER_MAX, NUMBER_MAX)
+        if self.next_attempt_at is not None:
+            _check_whole("next_attempt_at (wall µs)", self.next_attempt_at, 0, MOMENT_MAX)
 
 
-def uid_of(task_id: str) -> bytes:
-    """Return the bytes of a UUID. InvalidTask."""
+def _check_whole(name: str, value: Any, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InvalidTask(f"{name} of a record must be a whole number from {least} to {most}: {value!r:.120}")
+
+
+def uid_of(task_id: str, hint: str = "") -> bytes:
+    """Return the bytes of a UUID. InvalidTask, with a hint."""
     try:
         return uuid.UUID(task_id).bytes
     except (ValueError, AttributeError, TypeError):
-        raise InvalidTask(f"task_id must be a UUID: {task_id!r:.120}", hint="leave it out, and one is made") from None
+        raise InvalidTask(f"task_id must be a UUID: {task_id!r:.120}", hint=hint) from None
 
 
 def spec_of(record: Record) -> TaskSpec:
@@ -147,7 +162,7 @@ def options_of(record: Record, stored: Options) -> Options:
         owner_type=record.owner_type,
         owner_id=record.owner_id,
         source=record.source,
-        max_attempts=record.max_attempts,
+        max_attempts=None if record.max_attempts is None else max(1, record.max_attempts),
     )
 
 

@@ -10,9 +10,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from taskpool.core.queues import check_name
 from taskpool.errors import TaskpoolError
-from taskpool.model import Options, TaskError, TaskSpec
+from taskpool.model import Options, TaskError, TaskSpec, check_queue_name
 from taskpool.wire.jobs import ERROR, OK, Report
 from taskpool.wire.limits import CHILDREN_MAX, PAYLOAD_BYTES_MAX
 
@@ -47,7 +46,7 @@ def _checked(spec: TaskSpec, known: dict[bytes, Options]) -> Options:
     options = known.get(spec.options)
     if options is None:
         options = known[spec.options] = _decoder.decode(spec.options)
-    check_name(spec.queue)
+    check_queue_name(spec.queue)
     if spec.step is not None or spec.batch is not None or spec.item is not None or options.recurrence:
         raise ValueError("a child is no step, no item of a batch and of no schedule")
     if len(spec.payload) > PAYLOAD_BYTES_MAX:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from taskpool.core.queues import check_name
 from taskpool.errors import DuplicateHandler, HandlerNotFound, InvalidTaskType
+from taskpool.model import check_queue_name
 from taskpool.wire.zygote import HandlerInfo
 
 NEAREST_MAX = 3
@@ -69,7 +69,7 @@ class Directory:
 
 def route(queue: str, type: str) -> str:
     """Return the name of the handler for tasks of one type in one queue. InvalidQueueName, InvalidTaskType."""
-    check_name(queue)
+    check_queue_name(queue)
     words: Any = type
     if "/" in queue or not isinstance(words, str) or not words or "/" in words or words != words.strip() or not words.isprintable():
         raise InvalidTaskType(f"{type!r:.80} of queue {queue!r} is no type of tasks: printable text without a slash is")

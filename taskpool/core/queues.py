@@ -1,13 +1,12 @@
-"""Queues: what they may be called, what their settings may be, and how two registrations compare. Pure."""
+"""Queues: what their settings may be, and how two registrations compare. Pure."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from taskpool.errors import InvalidQueueName, InvalidTask, QueueConfigConflict, QueueFull
-from taskpool.model import Queue
+from taskpool.errors import InvalidTask, QueueConfigConflict, QueueFull
+from taskpool.model import Queue, check_queue_name
 
-NAME_LENGTH_MAX: Final = 100
 NUMBER_MAX: Final = 2**31 - 1
 RETRY_DELAY_S_MAX: Final = 10 * 366 * 86400.0
 DEFAULT: Final = "default"  # the queue of tasks that name none
@@ -19,16 +18,9 @@ RATE_MIN: Final = 1e-7  # a second: one in four months
 RATE_MAX: Final = 1e6
 
 
-def check_name(name: Any) -> str:
-    """Return a queue's name; InvalidQueueName if it cannot be one."""
-    if not isinstance(name, str) or not 0 < len(name) <= NAME_LENGTH_MAX or not name.isprintable() or name != name.strip():
-        raise InvalidQueueName(f"queue must be a name of 1 to {NAME_LENGTH_MAX} printable characters: {name!r:.120}")
-    return name
-
-
 def check(queue: Queue) -> Queue:
     """Return a queue whose settings make sense; InvalidQueueName, or InvalidTask naming the setting."""
-    check_name(queue.name)
+    check_queue_name(queue.name)
     for setting, least in _WHOLE.items():
         value = getattr(queue, setting)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not least <= value <= NUMBER_MAX):

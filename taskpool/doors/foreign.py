@@ -57,8 +57,8 @@ class Outbox:
 
     # ---- as the place of a Transaction --------------------------------------------------------------------------------
 
-    def put(self, specs: list[TaskSpec]) -> list[Enqueued]:
-        """Put tasks into the transaction that is open."""
+    def put(self, specs: list[TaskSpec], *, new: bool = False) -> list[Enqueued]:
+        """Put tasks into the transaction that is open. What the store has already is not known here: it takes a uid once."""
         inbox.check_transaction(self.connection)
         outbox.put(self.connection, specs)
         return [Enqueued(spec.uid, self.store, spec.name) for spec in specs]

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from taskpool.core.queues import check_name
 from taskpool.core.retry import RETRIED_IF_SAID
 from taskpool.doors.naming import key_or_function
 from taskpool.errors import InvalidSettings, InvalidTask
 from taskpool.memory import size_of
-from taskpool.model import RetryPolicy
+from taskpool.model import RetryPolicy, check_queue_name
 from taskpool.retention import period
 
 PRIORITY_MAX = 2**31 - 1  # of any whole number
@@ -50,7 +49,7 @@ def check_together(values: Mapping[str, Any]) -> None:
 
 
 def _queue(name: str, value: Any) -> str:
-    return check_name(value)
+    return check_queue_name(value)
 
 
 def _whole(least: int, most: int) -> Any:

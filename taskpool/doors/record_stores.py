@@ -12,9 +12,10 @@ from taskpool.core import amend, settle
 from taskpool.core.commands import Insert, Move, Save
 from taskpool.core.events import TaskRow, UpdateAsked
 from taskpool.core.lifecycle import MOVES, PENDING, QUEUED, RETRYING, WAITING
+from taskpool.doors.putting import specs_of
 from taskpool.errors import AlreadyExists, IllegalTransition, InvalidTask, StaleVersion
 from taskpool.model import Filter, Options, Status, Task, TaskError
-from taskpool.records import Record, State, options_of, record_of, spec_of, uid_of
+from taskpool.records import Record, State, options_of, record_of, uid_of
 from taskpool.retention import ENDED
 from taskpool.store.pruning import Walk, by_hand
 from taskpool.store.store import Store as OwnedStore
@@ -42,8 +43,8 @@ class RecordStore:
             self._store = OwnedStore.open(path)
 
     def put_all(self, *records: Record) -> None:
-        """Store new records, all or none. AlreadyExists, InvalidTask."""
-        specs = [spec_of(record) for record in records]
+        """Store new records, all or none. AlreadyExists, InvalidTask, InvalidPayload."""
+        specs = specs_of(records)
         now, first = _now().wall, self._store.next_id()
         saves: list[Save] = []
         for task_id, spec in enumerate(specs, first):
@@ -158,14 +159,14 @@ class PoolStore:
         self._pool = pool
 
     def put_all(self, *records: Record) -> None:
-        """Store new records, all or none. AlreadyExists, InvalidTask."""
+        """Store new records, all or none. AlreadyExists, InvalidTask, InvalidPayload."""
         from taskpool.doors.future import TaskFuture
         from taskpool.doors.outbox import Bundle
 
         link = self._pool._link
         bundle = Bundle(link)  # one message: the supervisor stores all of it or nothing
         futures: list[TaskFuture[object]] = []
-        for spec in [spec_of(record) for record in records]:
+        for spec in specs_of(records):
             futures.append(TaskFuture(bundle, spec.uid))
             bundle.tasks.append((spec, futures[-1]))
         if not records:

@@ -18,6 +18,7 @@ from taskpool.store import inbox
 
 if TYPE_CHECKING:
     from taskpool.doors.link import Link
+    from taskpool.records import Record
 
 KNOCK_TIMEOUT_S: Final = 1.0
 
@@ -79,7 +80,8 @@ class Recorder(Submitter):
         if isinstance(call, partial):
             return self.spec(call.func, call.args, call.keywords)
         if not callable(call):
-            raise InvalidHandler(f"{call!r:.100} is no call", hint="functools.partial(fn, 1, 2), or a function without arguments")
+            hint = "functools.partial(fn, 1, 2), or a function without arguments; `tx.put_all` takes records"
+            raise InvalidHandler(f"{call!r:.100} is no call", hint=hint)
         return self.spec(call)
 
     def _plan(self, fn: Any) -> Plan:
@@ -94,8 +96,8 @@ class Recorder(Submitter):
 class Place(Protocol):
     """Where a transaction puts its tasks."""
 
-    def put(self, specs: list[TaskSpec]) -> list[Enqueued]:
-        """Put tasks into the transaction that is open."""
+    def put(self, specs: list[TaskSpec], *, new: bool = False) -> list[Enqueued]:
+        """Put tasks into the transaction that is open. new: AlreadyExists if it is known that a uid of theirs is taken."""
 
     def committed(self, tasks: list[Enqueued]) -> None:
         """The transaction has committed: have them seen."""
@@ -108,10 +110,10 @@ class Own:
         self._connection = connection
         self._store = inbox.check(connection)
 
-    def put(self, specs: list[TaskSpec]) -> list[Enqueued]:
+    def put(self, specs: list[TaskSpec], *, new: bool = False) -> list[Enqueued]:
         """Put tasks into the inbox."""
         inbox.check_transaction(self._connection)
-        inbox.insert(self._connection, specs)
+        inbox.insert(self._connection, specs, new=new)
         return [Enqueued(spec.uid, self._store, spec.name) for spec in specs]
 
     def committed(self, tasks: list[Enqueued]) -> None:
@@ -172,15 +174,33 @@ class Transaction:
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Enqueued:
         """Run fn(*args, **kwargs) as a task, once this has committed. Raises what `enqueue` does."""
-        if not (self._of or self)._is_open:
-            raise InvalidTask("this transaction is not open", hint="with taskpool.transaction(connection) as tx: tx.submit(…)")
+        self._check_open()
         (task,) = self._place.put([self._recorder.spec(fn, args, kwargs)])
         self.tasks.append(task)
         return task
 
+    def put_all(self, *records: Record) -> list[Enqueued]:
+        """Store new records if this commits, all or none, and give a task_id to each that has none. PoolStore finds them then.
+
+        AlreadyExists if a task_id is stored already (of an Outbox: such a record is the one that there is); InvalidTask,
+        InvalidPayload.
+        """
+        from taskpool.doors.putting import specs_of
+
+        self._check_open()
+        if self._said != NOTHING_SAID:
+            raise InvalidTask("a record says all of itself", hint="put_all of the transaction, without options")
+        tasks = self._place.put(specs_of(records), new=True)
+        self.tasks += tasks
+        return tasks
+
     def options(self, **options: Unpack[TaskOptions]) -> Transaction:
         """Return a view of this transaction under which its tasks have these options. Raises InvalidTask, naming the option."""
         return Transaction(self.connection, self._place, self._said.plus(options), self._of or self)
+
+    def _check_open(self) -> None:
+        if not (self._of or self)._is_open:
+            raise InvalidTask("this transaction is not open", hint="with taskpool.transaction(connection) as tx: tx.submit(…)")
 
     def __enter__(self) -> Self:
         if self._of is not None or self._is_open:

@@ -7,12 +7,14 @@ moves what it finds into `task` in a transaction of its own, by uid: a uid that 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
-from taskpool.errors import InvalidTask, StoreTooNew, StoreUnusable
+from taskpool.errors import AlreadyExists, InvalidTask, StoreTooNew, StoreUnusable
 from taskpool.model import TaskSpec, encode
 from taskpool.store import schema
 from taskpool.store.wanted import numbers
@@ -118,24 +120,57 @@ def check_transaction(connection: sqlite3.Connection) -> None:
         )
 
 
-def insert(connection: sqlite3.Connection, specs: Sequence[TaskSpec]) -> None:
+def insert(connection: sqlite3.Connection, specs: Sequence[TaskSpec], *, new: bool = False) -> None:
     """Put tasks into the inbox in the guest's transaction: all, or none and the transaction as it was.
 
-    Raises StoreUnusable for a connection that may only read; else what sqlite3 says, such as that the file is locked.
+    new: AlreadyExists if a uid of theirs is stored already, or comes twice; else such a task is the one that there is. Raises
+    StoreUnusable for a connection that may only read; else what sqlite3 says, such as that the file is locked.
     """
     rows = [(spec.uid, encode(spec)) for spec in specs]
-    write(connection, INSERT, rows)
+    write(connection, INSERT, rows, partial(_check_new, connection, [spec.uid for spec in specs]) if new else None)
     connection.execute("PRAGMA main.wal_autocheckpoint = 0")  # that is the owner's affair; here it would hold up the guest
 
 
-def write(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Execute a statement for many rows, all or none, in the transaction that is open (or that an INSERT would open)."""
-    if not connection.in_transaction:
+def _check_new(connection: sqlite3.Connection, uids: Sequence[bytes], written: int) -> None:
+    """Raise AlreadyExists unless so many of these uids were new to the inbox, and none is a task's. The write lock is held."""
+    for uid in uids:
+        if _one(connection, "SELECT EXISTS(SELECT 1 FROM main.task WHERE uid = ?)", uid):
+            raise AlreadyExists(f"task {uuid.UUID(bytes=uid)} is stored already", hint="nothing was stored")
+    if written < len(uids):
+        raise AlreadyExists("a task with one of these uids is stored already", hint="nothing was stored")
+
+
+def write(
+    connection: sqlite3.Connection,
+    statement: str,
+    rows: Sequence[tuple[Any, ...]],
+    check_written: Callable[[int], None] | None = None,
+) -> None:
+    """Execute a statement for many rows, all or none, in the transaction that is open (or that an INSERT would open).
+
+    check_written: is told how many were; what it raises undoes them. A transaction that was begun here is left open only if they
+    were written.
+    """
+    begun = not connection.in_transaction
+    if begun:
         connection.execute(f"BEGIN {connection.isolation_level or ''}")
+    try:
+        _write(connection, statement, rows, check_written)
+    except BaseException:
+        if begun and connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _write(
+    connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]], check_written: Callable[[int], None] | None
+) -> None:
     try:
         connection.execute("SAVEPOINT taskpool")
         try:
-            connection.executemany(statement, rows)
+            written = connection.executemany(statement, rows).rowcount
+            if check_written is not None:
+                check_written(written)
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK TO taskpool")
@@ -148,12 +183,12 @@ def write(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[A
         raise
 
 
-def _one(connection: sqlite3.Connection, sql: str) -> Any:
+def _one(connection: sqlite3.Connection, sql: str, *parameters: bytes) -> Any:
     """Return one value, whatever factories the connection has."""
     cursor = connection.cursor()
     cursor.row_factory = None
     try:
-        row = cursor.execute(sql).fetchone()
+        row = cursor.execute(sql, parameters).fetchone()
     finally:
         cursor.close()
     value = row[0] if row is not None else None

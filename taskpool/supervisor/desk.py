@@ -29,7 +29,7 @@ from taskpool.errors import (
     StoreError,
     TaskpoolError,
 )
-from taskpool.model import Codec, Filter, Options, Queue, Stats, StepSpec, TaskSpec
+from taskpool.model import Codec, Filter, Options, Queue, Stats, StepSpec, TaskSpec, check_queue_name
 from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.store import Store
 from taskpool.supervisor.lending import Lending
@@ -222,7 +222,7 @@ class Desk:
                 words = f"the arguments of a task are {len(spec.payload)} bytes; the limit is {PAYLOAD_BYTES_MAX}"
                 raise InvalidPayload(words, hint="pass the name of a file")
             if spec.queue not in self._queue_names:
-                self._learn_queue_name(queues.check_name(spec.queue))
+                self._learn_queue_name(check_queue_name(spec.queue))
         known: dict[bytes, int] = {}
         if request.resend:
             known = self._store.find_uids([spec.uid for spec in specs])
