@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import random
-import signal
 import sqlite3
 import time
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from taskpool import Pool, PoolStopped, RetryPolicy, controller
+from taskpool import controller
 from tests.processes import evidence
-from tests.processes.evidence import chance, finish, wait_gone
-from tests.processes.killing import drive_to
-from tests.processes.test_kill_loops import Killer
+from tests.processes.drill import ENDS, Drill
+from tests.processes.evidence import chance
 
 TASKS = 400
-AGAIN = RetryPolicy(initial_interval=0.001, maximum_interval=0.01, maximum_attempts=0)
 
 
 def tables(path: Path) -> None:
@@ -60,68 +54,25 @@ def check(place: Path, count: int, *, ended: bool) -> None:
         assert [n for n, _ in booked] == list(range(count))
 
 
-def drive(pool: Pool, place: Path, count: int) -> None:
-    items = evidence.items(str(place), count)
-    for n, result in enumerate(pool.options(retry=AGAIN, crash_limit=1000).map(book, items, batch="books", buffersize=100)):
-        assert result == n
-
-
-def kill_supervisors(place: Path, tag: str, kills: int, random_: random.Random) -> None:
-    with Pool(place / "x.db", workers=1, durability="process"):
-        tables(place / "x.db")
-    for kill in range(kills):
-        count = TASKS * (kill + 1) // kills
-        with (
-            pytest.raises(PoolStopped, match="SIGKILL"),
-            Killer(place, random_),
-            Pool(place / "x.db", workers=2, durability="process") as pool,
-        ):
-            drive(pool, place, count)
-            for n in range(5 * TASKS):  # it came through before the kill
-                pool.submit(evidence.work, str(place), n, 500).result(evidence.WAIT_S)
-        wait_gone(tag)
-        check(place, count, ended=False)
-    with Pool(place / "x.db", workers=2, durability="process") as pool:
-        drive(pool, place, TASKS)
-        finish(pool)
-    check(place, TASKS, ended=True)
+BOOKS = Drill(book, "books", TASKS, check, tables)
 
 
 def test_kill_9_of_supervisors(place: Path, tag: str) -> None:
-    kill_supervisors(place, tag, 10, chance("effects"))
+    BOOKS.kill_supervisors(place, tag, 10, chance("effects"))
 
 
 @pytest.mark.slow
 def test_many_kills_of_supervisors(place: Path, tag: str) -> None:
-    kill_supervisors(place, tag, 60, chance("many effects"))
+    BOOKS.kill_supervisors(place, tag, 60, chance("many effects"))
 
 
 def test_kill_9_of_workers(place: Path) -> None:
-    random_ = chance("effects, workers")
-    kills = 10
-    with Pool(place / "x.db", workers=3, durability="process") as pool:
-        tables(place / "x.db")
-        view = pool.options(retry=AGAIN, crash_limit=1000)
-        results = view.map(book, evidence.items(str(place), TASKS), batch="books", buffersize=TASKS)
-        for kill in range(kills):
-            evidence.wait_lines(place, 2 * TASKS * kill // kills)
-            workers = [worker.pid for worker in pool.stats().workers if worker.pid]
-            if workers:
-                os.kill(random_.choice(workers), signal.SIGKILL)
-        assert list(results) == list(range(TASKS))
+    BOOKS.kill_workers(place, 10, chance("effects, workers"))
     check(place, TASKS, ended=True)
 
 
-@pytest.mark.parametrize("point", ["result.read", "commit.before", "commit.inside", "commit.after", "reply.before", "result.after"])
+@pytest.mark.parametrize("point", ENDS)
 def test_a_death_at_each_point_of_an_attempts_end(place: Path, tag: str, point: str) -> None:
     """A report that lies in the ring of a dead owner's worker has its effects too, once."""
-    path = place / "x.db"
-    with Pool(path, workers=1, durability="process"):
-        tables(path)
-    for nth in range(1, 5):
-        drive_to(path, point, nth, partial(drive, place=place, count=3 * nth))
-        wait_gone(tag)
-        check(place, 3 * nth, ended=False)
-    with Pool(path, workers=1, durability="process") as pool:
-        drive(pool, place, 12)
+    BOOKS.kill_at(place, tag, point)
     check(place, 12, ended=True)

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import random
-import signal
 import sqlite3
 import time
 from collections import Counter
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from taskpool import Pool, PoolStopped, RetryPolicy, controller
+from taskpool import controller
 from taskpool.model import Options
 from tests.processes import evidence
-from tests.processes.evidence import chance, finish, wait_gone
-from tests.processes.killing import drive_to
-from tests.processes.test_kill_loops import Killer
+from tests.processes.drill import ENDS, Drill
+from tests.processes.evidence import chance
 
 TASKS = 300
 CHILDREN = 2  # of each
-AGAIN = RetryPolicy(initial_interval=0.001, maximum_interval=0.01, maximum_attempts=0)
 
 
 def breed(item: tuple[str, int, int]) -> int:
@@ -76,67 +70,26 @@ def check(place: Path, count: int, *, ended: bool) -> None:
         assert {status for _, _, options, status in decoded if "/" in options.reference_id} == {"succeeded"}
 
 
-def drive(pool: Pool, place: Path, count: int) -> None:
-    items = evidence.items(str(place), count)
-    for n, result in enumerate(pool.options(retry=AGAIN, crash_limit=1000).map(breed, items, batch="nest", buffersize=100)):
-        assert result == n
-
-
-def kill_supervisors(place: Path, tag: str, kills: int, random_: random.Random) -> None:
-    with Pool(place / "x.db", workers=1, durability="process"):
-        pass  # the store is there
-    for kill in range(kills):
-        count = TASKS * (kill + 1) // kills
-        with (
-            pytest.raises(PoolStopped, match="SIGKILL"),
-            Killer(place, random_),
-            Pool(place / "x.db", workers=2, durability="process") as pool,
-        ):
-            drive(pool, place, count)
-            for n in range(5 * TASKS):  # it came through before the kill
-                pool.submit(evidence.work, str(place), n, 500).result(evidence.WAIT_S)
-        wait_gone(tag)
-        check(place, count, ended=False)
-    with Pool(place / "x.db", workers=2, durability="process") as pool:
-        drive(pool, place, TASKS)
-        finish(pool)
-    check(place, TASKS, ended=True)
+NEST = Drill(breed, "nest", TASKS, check)
 
 
 def test_kill_9_of_supervisors(place: Path, tag: str) -> None:
-    kill_supervisors(place, tag, 8, chance("children"))
+    NEST.kill_supervisors(place, tag, 8, chance("children"))
 
 
 @pytest.mark.slow
 def test_many_kills_of_supervisors(place: Path, tag: str) -> None:
-    kill_supervisors(place, tag, 60, chance("many children"))
+    NEST.kill_supervisors(place, tag, 60, chance("many children"))
 
 
 def test_kill_9_of_workers(place: Path) -> None:
-    random_ = chance("children, workers")
-    kills = 10
-    with Pool(place / "x.db", workers=3, durability="process") as pool:
-        view = pool.options(retry=AGAIN, crash_limit=1000)
-        results = view.map(breed, evidence.items(str(place), TASKS), batch="nest", buffersize=TASKS)
-        for kill in range(kills):
-            evidence.wait_lines(place, 2 * TASKS * kill // kills)
-            workers = [worker.pid for worker in pool.stats().workers if worker.pid]
-            if workers:
-                os.kill(random_.choice(workers), signal.SIGKILL)
-        assert list(results) == list(range(TASKS))
-        # A child dies with the worker that runs it: nobody retries it.
+    NEST.kill_workers(place, 10, chance("children, workers"))
+    # A child dies with the worker that runs it: nobody retries it.
     check(place, TASKS, ended=False)
 
 
-@pytest.mark.parametrize("point", ["result.read", "commit.before", "commit.inside", "commit.after", "reply.before", "result.after"])
+@pytest.mark.parametrize("point", ENDS)
 def test_a_death_at_each_point_of_an_attempts_end(place: Path, tag: str, point: str) -> None:
     """A report that lies in the ring of a dead owner's worker has its children too, once."""
-    path = place / "x.db"
-    for nth in range(1, 5):
-        drive_to(path, point, nth, partial(drive, place=place, count=3 * nth))
-        wait_gone(tag)
-        check(place, 3 * nth, ended=False)
-    with Pool(path, workers=1, durability="process") as pool:
-        drive(pool, place, 12)
-        finish(pool)
+    NEST.kill_at(place, tag, point)
     check(place, 12, ended=False)
