@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from taskpool import IllegalTransition, InvalidSettings, InvalidTask, Pool, Status
+from taskpool.cli.main import main
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.model import Options, Queue
@@ -138,13 +139,15 @@ def test_an_unknown_handler_waits_until_it_is_known() -> None:
 # ---- with real processes ------------------------------------------------------------------------------------------------
 
 
-def test_a_target_reaches_its_worker(tmp_path: Path) -> None:
+def test_a_target_reaches_its_worker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Pool(tmp_path / "x.db", workers=2, labels={"gpu": 1}) as pool:
         futures = [pool.options(target="gpu").submit(os.getpid) for _ in range(6)]
         assert len({future.result(WAIT_S) for future in futures}) == 1
         lost = pool.options(target="printer").submit(os.getpid)
         assert pool.get(lost.id).wait_reason == "target"
         assert "there is none" in lost.explain().sentence
+        assert main(["-C", pool.store, "explain", str(lost.id)]) == 0
+        assert capsys.readouterr().out.splitlines()[0] == lost.explain().sentence
         (state,) = [worker for worker in pool.stats().workers if worker.labels]
         assert state.labels == ("gpu",)
         with pytest.raises(IllegalTransition, match="is for 'printer'"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,8 +16,12 @@ from taskpool.cli.session import Session
 from taskpool.cli.shapes import ExplainDoc, ReasonDoc
 from taskpool.cli.verb import verb
 from taskpool.core import waiting
-from taskpool.errors import NoServer
+from taskpool.errors import NoServer, PoolStopped
 from taskpool.model import Explanation
+
+if TYPE_CHECKING:
+    from taskpool.doors.client import Client
+    from taskpool.store.reading import Reader
 
 
 @verb(
@@ -27,23 +33,33 @@ from taskpool.model import Explanation
 @click.pass_obj
 def command(session: Session, selection: Selection) -> int:
     """Say why tasks stand where they stand: a sentence each, then what else they wait for (--json: one task)."""
-    served = _is_served(session)
-    with session.reader() as reader:
+    with session.reader() as reader, ExitStack() as stack:
         ids = selection.resolve_ids(reader)
         if session.json and len(ids) != 1:
             raise click.UsageError(f"--json explains one task, not {len(ids)}")
+        client = _client(session, stack)
         for task_id in ids:
-            found = reader.explain(task_id, time.time_ns() // 1000)
-            _show(session, found if served or not found.is_live else waiting.without_server(found))
+            _show(session, _explained(task_id, reader, client))
     return Exit.OK
 
 
-def _is_served(session: Session) -> bool:
+def _client(session: Session, stack: ExitStack) -> Client | None:
+    """Return who can ask the server, None if nobody serves the store."""
     try:
-        with session.client():
-            return True
+        return stack.enter_context(session.client())
     except NoServer:
-        return False
+        return None
+
+
+def _explained(task_id: int, reader: Reader, client: Client | None) -> Explanation:
+    """Return what the server says, which knows its workers and handlers; without one what the file says."""
+    if client is not None:
+        try:
+            return client.explain(task_id)
+        except PoolStopped:
+            pass  # it went away meanwhile
+    found = reader.explain(task_id, time.time_ns() // 1000)
+    return waiting.without_server(found) if found.is_live else found
 
 
 def _show(session: Session, found: Explanation) -> None:
