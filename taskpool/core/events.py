@@ -119,8 +119,8 @@ class Submitted(msgspec.Struct, tag=True):
 class DueStep(msgspec.Struct):
     """A task that waits for its parents, and need not any longer. due_at: when it may start.
 
-    culprit: the task whose end makes it impossible (0: none, it may start), with its name and how that ended; size: bytes of the
-    results that it is to be given.
+    culprit: the task whose end makes it impossible (0: none, it may start), with its name and how that ended; by_flow: it is none
+    of those that it depends on, its failure ends the whole flow; size: bytes of the results that it is to be given.
     """
 
     row: TaskRow
@@ -128,6 +128,7 @@ class DueStep(msgspec.Struct):
     culprit: int = 0
     culprit_name: str = ""
     culprit_status: str = ""
+    by_flow: bool = False
     size: int = 0
 
 

@@ -131,7 +131,8 @@ def ended_well(commands: Iterable[Command]) -> dict[int, int]:
 
 def why(step: DueStep) -> str:
     """Return in words why a task cannot start any more."""
-    return f"task {step.culprit} ({step.culprit_name}), which it depends on, has ended {step.culprit_status}"
+    relation = "with whose failure its flow ends" if step.by_flow else "which it depends on"
+    return f"task {step.culprit} ({step.culprit_name}), {relation}, has ended {step.culprit_status}"
 
 
 # ---- before anything is sent ----------------------------------------------------------------------------------------

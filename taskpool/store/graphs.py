@@ -25,6 +25,11 @@ from taskpool.wire.jobs import Input
 
 DUE_MAX: Final = 10_000  # steps that are told of at once
 NONE_ENDED: Final[Mapping[int, int]] = {}
+NOBODY: Final = (0, "", "", False)
+
+Culprit = tuple[
+    int, str, str, bool
+]  # id, name, status of the task for which another is cancelled; whether by the end of their flow
 
 _LIVE: Final = "(task.status = 'running' OR task.status = 'queued' OR task.status = 'pending' OR task.status = 'retrying')"
 _STEP: Final = "INSERT INTO step(task_id, flow_id, label, parents, open, broken, held, due_at) VALUES(?, ?, ?, ?, ?, ?, ?, ?)"
@@ -141,12 +146,12 @@ class GraphWriter:
             "SELECT task_id, broken, due_at FROM step INDEXED BY step_due WHERE held AND (open = 0 OR broken > 0) LIMIT ?",
             (DUE_MAX,),
         ).fetchall()
-        culprits: dict[int, tuple[int, str, str]] = {}
+        culprits: dict[int, Culprit] = {}
         broken = [task_id for task_id, n, _ in found if n]
         if broken:
             for child, condition, parent, name, status, _ in self._db.execute(_PARENTS, (numbers(broken),)):
                 if is_broken(condition, status):
-                    culprits.setdefault(child, (parent, name, status))
+                    culprits.setdefault(child, (parent, name, status, False))
             _spread(self._db, culprits)
         self._sweep(culprits, rows)
         due_at = {task_id: at for task_id, _, at in found}
@@ -154,7 +159,7 @@ class GraphWriter:
             return []
         sizes = _sizes(self._db, [task_id for task_id in due_at if task_id not in culprits])
         return [
-            DueStep(row, due_at.get(row.id, 0), *culprits.get(row.id, (0, "", "")), size=sizes.get(row.id, 0))
+            DueStep(row, due_at.get(row.id, 0), *culprits.get(row.id, NOBODY), size=sizes.get(row.id, 0))
             for row in rows(sorted(due_at.keys() | culprits.keys()))
         ]
 
@@ -164,7 +169,7 @@ class GraphWriter:
         sizes = _sizes(self._db, [row[0] for row in found if row[-1]], ended)
         return [DueStep(task_row(row), row[-2], size=sizes.get(row[0], 0)) for row in found]
 
-    def _sweep(self, culprits: dict[int, tuple[int, str, str]], rows: Callable[[Sequence[int]], list[TaskRow]]) -> None:
+    def _sweep(self, culprits: dict[int, Culprit], rows: Callable[[Sequence[int]], list[TaskRow]]) -> None:
         """Add the live steps of flows that end with their first failure, and note the flows that have none left."""
         fallen = self._db.execute(
             "SELECT flow.id, task.id, task.name, task.status FROM flow INDEXED BY flow_fallen CROSS JOIN task "
@@ -181,7 +186,7 @@ class GraphWriter:
             if not left:
                 self._swept.add(flow)
             for task_id in left:
-                culprits.setdefault(task_id, (culprit[0], culprit[1], culprit[2]))
+                culprits.setdefault(task_id, (culprit[0], culprit[1], culprit[2], True))
 
     # ---- counts -----------------------------------------------------------------------------------------------------
 
@@ -210,7 +215,7 @@ def _told(stage: Stage) -> tuple[dict[str, list[int]], list[int]]:
 # ---- reading ----------------------------------------------------------------------------------------------------------
 
 
-def _spread(db: sqlite3.Connection, culprits: dict[int, tuple[int, str, str]]) -> None:
+def _spread(db: sqlite3.Connection, culprits: dict[int, Culprit]) -> None:
     """Add what waits for the success of steps that will be cancelled now, and so on: a long chain is cancelled in one turn."""
     level = list(culprits)
     while level and len(culprits) < DUE_MAX:
@@ -220,7 +225,9 @@ def _spread(db: sqlite3.Connection, culprits: dict[int, tuple[int, str, str]]) -
             f"WHERE edge.condition = {ON_SUCCESS} AND step.held",
             (numbers(level),),
         ).fetchall()
-        fresh = {child: (parent, name, CANCELLED) for child, parent, name in children if child not in culprits}
+        fresh: dict[int, Culprit] = {
+            child: (parent, name, CANCELLED, False) for child, parent, name in children if child not in culprits
+        }
         culprits |= fresh
         level = list(fresh)
 
