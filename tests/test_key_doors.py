@@ -102,6 +102,19 @@ def test_a_unique_task_is_the_existing_one(pool: Pool, gate: Path) -> None:
     assert unique.submit(str, 5).result(20) == "5", "it has ended: the key is free"
 
 
+def test_of_many_only_those_are_not_stored_whose_unique_key_another_has(pool: Pool) -> None:
+    """And nobody loses the futures of the others."""
+    unique = pool.options(unique=str, on_conflict="raise", delay=600)
+    taken = unique.submit(str, 2)
+    futures = unique.submit_many(str, [1, 2, 3, 3])
+    stored = [futures[0].id, futures[2].id]
+    assert [pool.get(task_id).unique for task_id in stored] == ["1", "3"]
+    for future, holder in ((futures[1], taken.id), (futures[3], futures[2].id)):
+        with pytest.raises(AlreadyExists, match=f"task {holder} has the unique key"):
+            future.result(20)
+    pool.cancel(name="builtins:str")
+
+
 def test_replace_takes_the_place_of_what_waits(pool: Pool) -> None:
     unique = pool.options(unique="r", delay=600)
     first = unique.submit(str, 1)

@@ -22,6 +22,8 @@ class Outbox:
     until `deliver` moves them; leaving `with outbox.transaction()` does so by itself. Whoever dies in between, each arrives once.
     """
 
+    locks = ""
+
     def __init__(self, connection: sqlite3.Connection, store: str | os.PathLike[str], *, _said: Said = NOTHING_SAID) -> None:
         self.path = outbox.path_of(connection)
         self.connection = connection

@@ -54,6 +54,7 @@ class TaskFuture(Future[R]):
     _next: TaskFuture[Any] | None = None  # another future of this client for the same task
     _description: Description | None = None
 
+    _is_taken = False  # another task has its unique key, so that it alone was not stored
     _is_reference = True  # as an argument of submit it stands for its result
 
     def __init__(self, bundle: Bundle, uid: bytes) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from taskpool.core.callers import OVER
+from taskpool.doors import held
 from taskpool.doors.callbacks import Callbacks
 from taskpool.doors.future import TaskFuture
 from taskpool.doors.greeting import greet
@@ -114,9 +115,12 @@ class Link:
             return
         self.check_process()
         condition = future._condition
+        in_vain = bool(held.by_thread) and timeout is None and held.is_mine(self.welcome.store)
         with condition:
             if not future.done():
-                condition.wait(timeout)
+                condition.wait(held.WAIT_S if in_vain else timeout)
+        if in_vain and not future.done():
+            held.check(self.welcome.store)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until no future of this connection is open. Return whether that is so."""
@@ -162,6 +166,7 @@ class Link:
         TimeoutError when there is none after `timeout` seconds. call: a new one, for who may `give_up` from elsewhere.
         """
         call, number = call or Call(), 0
+        in_vain = bool(held.by_thread) and timeout is None and held.is_mine(self.welcome.store)
 
         def note(seq: int) -> None:
             nonlocal number
@@ -170,12 +175,13 @@ class Link:
 
         try:
             self.outbox.post(make, note)
-            answered = self._acquire(call.done, timeout)
+            answered = self._acquire(call.done, held.WAIT_S if in_vain else timeout)
         except BaseException:  # Ctrl-C
             self._calls.pop(number, None)
             raise
         if not answered and call.answer is None:
             self._calls.pop(number, None)  # an answer that comes now finds nobody
+            held.check(self.welcome.store)
             raise TimeoutError(f"no answer within {timeout:g} s")
         if isinstance(call.answer, Reply):
             return call.answer

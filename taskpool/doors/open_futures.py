@@ -48,6 +48,7 @@ class OpenFutures:
             watched = []
             for place, holder in accepted.taken:
                 spec, future = tasks[place]
+                future._is_taken = True
                 watched += self._except([future], partial(_taken, spec.unique or "", holder))
             for (_, future), task_id in zip(tasks, accepted.ids, strict=True):
                 if not task_id:

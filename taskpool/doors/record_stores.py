@@ -12,6 +12,7 @@ from taskpool.core import amend, settle
 from taskpool.core.commands import Insert, Move, Save
 from taskpool.core.events import TaskRow, UpdateAsked
 from taskpool.core.lifecycle import MOVES, PENDING, QUEUED, RETRYING, WAITING
+from taskpool.doors import held
 from taskpool.doors.putting import specs_of
 from taskpool.errors import AlreadyExists, IllegalTransition, InvalidTask, StaleVersion
 from taskpool.model import Filter, Options, Status, Task, TaskError
@@ -164,6 +165,7 @@ class PoolStore:
         from taskpool.doors.outbox import Bundle
 
         link = self._pool._link
+        held.check(link.welcome.store)
         bundle = Bundle(link)  # one message: the supervisor stores all of it or nothing
         futures: list[TaskFuture[object]] = []
         for spec in specs_of(records):

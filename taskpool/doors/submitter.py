@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast, overload
 
+from taskpool.doors import held
 from taskpool.doors.naming import names
 from taskpool.doors.options import NOTHING_SAID, Said, TaskOptions
 from taskpool.errors import ArgTypeError, InvalidPayload
@@ -85,6 +86,8 @@ class Submitter(ABC):
         them what the handler's annotations say. Raises InvalidPayload, ArgCountError, ArgTypeError for what cannot be sent,
         HandlerNotFound for a name (with the nearest), PoolStopped when nobody is there to run it.
         """
+        if held.by_thread:
+            held.check(self._link.welcome.store)
         future: TaskFuture[Any] = self._submit(fn, args, kwargs)
         future._bundle.wait()
         if future._id:
@@ -99,10 +102,13 @@ class Submitter(ABC):
     def submit_many(self, fn: Callable[[T], R], items: Iterable[T], /) -> list[TaskFuture[R]]:
         """Run fn(item) for each item, as many tasks; all are durable when this returns.
 
-        All are encoded before the first is sent, so an item that cannot be sent leaves nothing behind.
+        All are encoded before the first is sent, so an item that cannot be sent leaves nothing behind. An item whose unique key
+        another task has, with on_conflict="raise", is the only one not stored: its future has the AlreadyExists.
         """
         from taskpool.doors.outbox import Bundle
 
+        if held.by_thread:
+            held.check(self._link.welcome.store)
         bundles: list[Bundle] = []
         futures: list[TaskFuture[R]] = []
         for call in self._calls(fn, ((item,) for item in items)):
@@ -114,7 +120,7 @@ class Submitter(ABC):
         for bundle in bundles:
             bundle.wait()
         for future in futures:
-            if not future._id and future._exception is not None:
+            if not future._id and future._exception is not None and not future._is_taken:
                 raise future._exception
         return futures
 
@@ -205,6 +211,8 @@ class Submitter(ABC):
 
         Raises InvalidTask, naming the path, if steps wait for each other, and what `submit` raises.
         """
+        if held.by_thread:
+            held.check(self._link.welcome.store)
         return flow._submit(self)
 
     def flow(self, name: str, *, fail_fast: bool = False) -> Flow:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, Self, Unpack
 
+from taskpool.doors import held
 from taskpool.doors.knock import find
 from taskpool.doors.options import NOTHING_SAID, Said, TaskOptions
 from taskpool.doors.outbox import draw_uids
@@ -94,7 +95,9 @@ class Recorder(Submitter):
 
 
 class Place(Protocol):
-    """Where a transaction puts its tasks."""
+    """Where a transaction puts its tasks. locks: the path of the store that nobody else can write meanwhile, "" for none."""
+
+    locks: str
 
     def put(self, specs: list[TaskSpec], *, new: bool = False) -> list[Enqueued]:
         """Put tasks into the transaction that is open. new: AlreadyExists if it is known that a uid of theirs is taken."""
@@ -108,7 +111,7 @@ class Own:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._store = inbox.check(connection)
+        self._store = self.locks = inbox.check(connection)
 
     def put(self, specs: list[TaskSpec], *, new: bool = False) -> list[Enqueued]:
         """Put tasks into the inbox."""
@@ -207,14 +210,18 @@ class Transaction:
             raise InvalidTask("this transaction is open already")
         begin(self.connection)
         self._is_open = True
+        held.hold(self._place.locks, self.connection)
         return self
 
     def __exit__(self, kind: object, *exc: object) -> None:
         self._is_open = False
-        if kind is not None:
-            roll_back(self.connection)
-            return
-        commit(self.connection)
+        try:
+            if kind is not None:
+                roll_back(self.connection)
+                return
+            commit(self.connection)
+        finally:
+            held.release(self.connection)
         if self.tasks:
             self._place.committed(self.tasks)
 
