@@ -14,12 +14,16 @@ from taskpool.core import amend, callers, children, effects, graph, retry, settl
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.core.admission import Room
+from taskpool.core.asked import Asked
+from taskpool.core.attempts import Attempts
 from taskpool.core.callers import Callers, Loan
 from taskpool.core.cron import Cron
 from taskpool.core.fleet import Fleet
+from taskpool.core.intake import Intake
 from taskpool.core.line import Key, Line
 from taskpool.core.lines import Lines
 from taskpool.core.rate import Rates
+from taskpool.core.ready import Ready
 from taskpool.core.routing import Routes
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import Options, Queue, TaskError
@@ -54,8 +58,8 @@ def _wrap(patch: pytest.MonkeyPatch, owner: Any, name: str, wrapper: Callable[..
 
 @fault
 def reports_are_not_checked_for_their_attempt(patch: pytest.MonkeyPatch) -> None:
-    def on_reported(original: Any, self: Scheduler, event: ev.Reported, now: Instant) -> None:
-        box = self.workers.get(event.worker)
+    def reported(original: Any, self: Attempts, event: ev.Reported, *rest: Any) -> None:
+        box = self._workers.get(event.worker)
         rows = box.sent if box is not None else {}
         reports = [
             msgspec.structs.replace(report, task_id=rows[report.n].id, attempt=rows[report.n].attempt)
@@ -63,31 +67,31 @@ def reports_are_not_checked_for_their_attempt(patch: pytest.MonkeyPatch) -> None
             else report
             for report in event.reports
         ]
-        original(self, msgspec.structs.replace(event, reports=reports), now)
+        original(self, msgspec.structs.replace(event, reports=reports), *rest)
 
-    _wrap(patch, Scheduler, "_on_reported", on_reported)
+    _wrap(patch, Attempts, "reported", reported)
 
 
 @fault
 def a_crash_is_charged_to_the_whole_mailbox(patch: pytest.MonkeyPatch) -> None:
-    def on_worker_died(original: Any, self: Scheduler, event: ev.WorkerDied, now: Instant) -> None:
-        box = self.workers.get(event.worker)
+    def died(original: Any, self: Attempts, event: ev.WorkerDied, *rest: Any) -> None:
+        box = self._workers.get(event.worker)
         for row in list(box.sent.values())[1:] if box is not None else ():
             row.crashes += 1
-        original(self, event, now)
+        original(self, event, *rest)
 
-    _wrap(patch, Scheduler, "_on_worker_died", on_worker_died)
+    _wrap(patch, Attempts, "died", died)
 
 
 @fault
 def what_a_dead_worker_had_not_begun_is_lost(patch: pytest.MonkeyPatch) -> None:
-    def on_worker_died(original: Any, self: Scheduler, event: ev.WorkerDied, now: Instant) -> None:
-        box = self.workers.get(event.worker)
+    def died(original: Any, self: Attempts, event: ev.WorkerDied, *rest: Any) -> None:
+        box = self._workers.get(event.worker)
         if box is not None:
             box.sent = {n: row for n, row in box.sent.items() if n == event.begun}
-        original(self, event, now)
+        original(self, event, *rest)
 
-    _wrap(patch, Scheduler, "_on_worker_died", on_worker_died)
+    _wrap(patch, Attempts, "died", died)
 
 
 @fault
@@ -116,18 +120,18 @@ def starts_are_sent_before_they_are_stored(patch: pytest.MonkeyPatch) -> None:
 
 @fault
 def a_result_in_the_ring_is_not_recovered(patch: pytest.MonkeyPatch) -> None:
-    def on_recovered(original: Any, self: Scheduler, event: ev.Recovered, now: Instant) -> None:
-        original(self, msgspec.structs.replace(event, report=None), now)
+    def recovered(original: Any, self: Attempts, event: ev.Recovered, *rest: Any) -> None:
+        original(self, msgspec.structs.replace(event, report=None), *rest)
 
-    _wrap(patch, Scheduler, "_on_recovered", on_recovered)
+    _wrap(patch, Attempts, "recovered", recovered)
 
 
 @fault
 def what_had_begun_under_a_dead_owner_is_given_back(patch: pytest.MonkeyPatch) -> None:
-    def on_recovered(original: Any, self: Scheduler, event: ev.Recovered, now: Instant) -> None:
-        original(self, msgspec.structs.replace(event, begun=False), now)
+    def recovered(original: Any, self: Attempts, event: ev.Recovered, *rest: Any) -> None:
+        original(self, msgspec.structs.replace(event, begun=False), *rest)
 
-    _wrap(patch, Scheduler, "_on_recovered", on_recovered)
+    _wrap(patch, Attempts, "recovered", recovered)
 
 
 # ---- counting -------------------------------------------------------------------------------------------------------
@@ -162,14 +166,14 @@ def a_snooze_is_charged(patch: pytest.MonkeyPatch) -> None:
 
 @fault
 def a_returned_attempt_gives_its_number_back(patch: pytest.MonkeyPatch) -> None:
-    def on_taken_back(original: Any, self: Scheduler, event: ev.TakenBack, now: Instant) -> None:
-        box = self.workers.get(event.worker)
+    def taken_back(original: Any, self: Attempts, event: ev.TakenBack, *rest: Any) -> None:
+        box = self._workers.get(event.worker)
         rows = [row for n, row in box.sent.items() if n > event.above] if box is not None else []
-        original(self, event, now)
+        original(self, event, *rest)
         for row in rows:
             row.attempt -= 1
 
-    _wrap(patch, Scheduler, "_on_taken_back", on_taken_back)
+    _wrap(patch, Attempts, "taken_back", taken_back)
 
 
 @fault
@@ -226,14 +230,14 @@ def an_at_most_once_task_is_retried_after_a_crash(patch: pytest.MonkeyPatch) -> 
 
 @fault
 def a_cancel_in_a_mailbox_is_ignored(patch: pytest.MonkeyPatch) -> None:
-    def cancel(original: Any, self: Scheduler, row: ev.TaskRow, *rest: Any) -> None:
-        box = self.workers.get(row.worker)
-        count = len(self._out)
-        original(self, row, *rest)
+    def cancel(original: Any, self: Asked, row: ev.TaskRow, event: ev.CancelAsked, now: Instant, out: list[cmd.Command]) -> None:
+        box = self._workers.get(row.worker)
+        count = len(out)
+        original(self, row, event, now, out)
         if box is not None and row.n in box.sent and next(iter(box.sent)) != row.n:
-            del self._out[count + 1 :]
+            del out[count + 1 :]
 
-    _wrap(patch, Scheduler, "_cancel", cancel)
+    _wrap(patch, Asked, "cancel", cancel)
 
 
 @fault
@@ -257,12 +261,12 @@ def a_cancelled_task_is_retried(patch: pytest.MonkeyPatch) -> None:
 
 @fault
 def work_is_sent_before_the_worker_has_passed_what_was_taken_back(patch: pytest.MonkeyPatch) -> None:
-    def on_taken_back(original: Any, self: Scheduler, event: ev.TakenBack, now: Instant) -> None:
-        original(self, event, now)
-        if event.worker in self.workers:
-            self.workers[event.worker].taking_back = 0
+    def taken_back(original: Any, self: Attempts, event: ev.TakenBack, *rest: Any) -> None:
+        original(self, event, *rest)
+        if event.worker in self._workers:
+            self._workers[event.worker].taking_back = 0
 
-    _wrap(patch, Scheduler, "_on_taken_back", on_taken_back)
+    _wrap(patch, Attempts, "taken_back", taken_back)
 
 
 # ---- lines and order ------------------------------------------------------------------------------------------------
@@ -339,7 +343,7 @@ def a_deadline_that_passes_while_a_task_waits_is_missed(patch: pytest.MonkeyPatc
 def work_is_started_while_the_pool_stops(patch: pytest.MonkeyPatch) -> None:
     def on_dispatch(original: Any, self: Scheduler, now: Instant) -> None:
         if self.stopping:
-            self._fill(now)
+            self.dispatcher.fill(now)
         original(self, now)
 
     _wrap(patch, Scheduler, "_on_dispatch", on_dispatch)
@@ -518,11 +522,7 @@ def children_of_a_success_are_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 @fault
 def children_of_what_a_dead_owner_left_are_forgotten(patch: pytest.MonkeyPatch) -> None:
-    def on_opened(original: Any, self: Scheduler, event: ev.Opened, now: Instant) -> None:
-        self._recovered.clear()
-        original(self, event, now)
-
-    _wrap(patch, Scheduler, "_on_opened", on_opened)
+    patch.setattr(Attempts, "children_of_recovered", lambda self, now, out: None)
 
 
 @fault
@@ -537,10 +537,10 @@ def an_attempt_that_fails_leaves_children(patch: pytest.MonkeyPatch) -> None:
 
 @fault
 def children_are_refused_like_any_new_task(patch: pytest.MonkeyPatch) -> None:
-    def insert(original: Any, self: Scheduler, *args: Any, of: int = 0, **kwargs: Any) -> Any:
+    def insert(original: Any, self: Intake, *args: Any, of: int = 0, **kwargs: Any) -> Any:
         return original(self, *args, **kwargs)
 
-    _wrap(patch, Scheduler, "_insert", insert)
+    _wrap(patch, Intake, "insert", insert)
 
 
 # ---- schedules ------------------------------------------------------------------------------------------------------
@@ -689,7 +689,7 @@ def a_step_is_cancelled_though_its_parents_ended_well(patch: pytest.MonkeyPatch)
 
 @fault
 def steps_whose_parents_have_ended_are_forgotten(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Scheduler, "_on_steps_due", lambda self, event, now: None)
+    patch.setattr(Ready, "steps_due", lambda self, event, now, out: None)
 
 
 @fault
@@ -714,11 +714,11 @@ def a_step_starts_while_one_of_its_parents_lives(patch: pytest.MonkeyPatch) -> N
 
 @fault
 def a_step_that_starts_still_counts_as_waiting(patch: pytest.MonkeyPatch) -> None:
-    def admit(original: Any, self: Scheduler, now: Instant) -> None:
-        original(self, now)
-        self._freed.clear()
+    def admit(original: Any, self: Ready, now: Instant, out: list[cmd.Command]) -> None:
+        original(self, now, out)
+        self.freed.clear()
 
-    _wrap(patch, Scheduler, "_admit_freed", admit)
+    _wrap(patch, Ready, "admit_freed", admit)
 
 
 # ---- callers that run attempts themselves -----------------------------------------------------------------------------
