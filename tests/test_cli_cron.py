@@ -90,6 +90,7 @@ def test_a_task_shows_its_schedule(run: Run, pool: Pool) -> None:
     [
         (["cron", "start"], 2),
         (["cron", "run"], 2),
+        (["cron", "next", "0"], 2),
         (["cron", "pause", "nightly", "--wait"], 2),
         (["cron", "run", "nobody"], 3),
         (["cron", "ls", "nobody"], 3),

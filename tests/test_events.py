@@ -10,7 +10,19 @@ from typing import Any
 
 import pytest
 
-from taskpool import InvalidTask, Pool, PoolStopped, Queue, StoreUnusable, TaskEvent, TaskFailed, connect, stored_events, task
+from taskpool import (
+    InvalidHandler,
+    InvalidTask,
+    Pool,
+    PoolStopped,
+    Queue,
+    StoreUnusable,
+    TaskEvent,
+    TaskFailed,
+    connect,
+    stored_events,
+    task,
+)
 from taskpool.cli.main import main
 from taskpool.doors.eventstream import Stopper
 
@@ -216,6 +228,8 @@ def test_what_cannot_be_meant_is_refused_at_once(pool: Pool, fields: dict[str, A
         pool.events(**fields)
     with pytest.raises(InvalidTask, match=words):
         pool.on(print, **fields)
+    with pytest.raises(InvalidHandler, match="cannot be"):
+        pool.on(None)  # type: ignore[arg-type]
 
 
 def test_no_store_has_no_events(path: Path) -> None:

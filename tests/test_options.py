@@ -141,6 +141,10 @@ def test_at_most_once_holds() -> None:
         ({"retry": 3}, "max_attempts= is the short way"),
         ({"retry": RetryPolicy(jitter=2)}, "jitter must be within"),
         ({"retry": RetryPolicy(initial_interval=float("inf"))}, "finite"),
+        ({"retry": RetryPolicy(non_retryable_error_kinds=("handlr",))}, "cannot name 'handlr' .*handler"),
+        ({"retry": RetryPolicy(non_retryable_error_kinds="handler")}, "must be a tuple of kinds: 'handler'"),  # type: ignore[arg-type]
+        ({"retry": RetryPolicy(non_retryable_error_kinds=(5,))}, "cannot name 5"),  # type: ignore[arg-type]
+        ({"retry": RetryPolicy(retryable_error_kinds="effect")}, "must be a tuple of kinds"),  # type: ignore[arg-type]
         ({"retry_on": 3}, "takes one or several"),
         ({"retry_on": [int]}, "exception classes"),
         ({"on_interrupt": "stop"}, "'rerun' or 'hold' or 'fail'"),

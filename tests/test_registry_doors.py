@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 import registry_handlers as handlers
@@ -76,6 +77,15 @@ def test_a_misspelt_name_is_refused_with_the_nearest_before_anything_is_stored(p
     assert pool.count() == before
 
 
+def test_no_name_is_no_short_form(pool: Pool) -> None:
+    """Not of a handler whose name has no colon, such as those of queues."""
+    with pytest.raises(HandlerNotFound, match="no handler is called ''"):
+        pool.submit("", 1)
+    registry = Registry()
+    registry.register(lambda: 1, name="plain")
+    assert registry.find("") is None
+
+
 def test_a_short_form_that_means_two_handlers_names_both(pool: Pool) -> None:
     directory = Directory([HandlerInfo("a:run", canonical="a:run"), HandlerInfo("b:run", canonical="b:run")])
     with pytest.raises(HandlerNotFound, match="'a:run' and 'b:run'"):
@@ -122,6 +132,9 @@ def test_canonical_names_are_module_and_qualified_name() -> None:
 # ---- describe ---------------------------------------------------------------------------------------------------------
 
 
+def by_name(a: Any, /, b: int, *, c: int) -> None: ...
+
+
 def test_describe_tells_a_signature_without_registration() -> None:
     found = describe(handlers.plain)
     assert (found.name, found.arg_types, found.has_result, found.result_type) == ("registry_handlers:plain", (int,), True, int)
@@ -131,6 +144,10 @@ def test_describe_tells_a_signature_without_registration() -> None:
         found.validate_args((), {})
     with pytest.raises(ArgTypeError, match="'n'"):
         found.validate_args(("1",), {})
+
+    assert found.call([1]) == 1
+    with pytest.raises(ArgCountError, match=r"called as by_name\(a, /, b: int, \*, c: int\)"):
+        describe(by_name).validate_args([1])
 
     def nothing() -> None: ...
 

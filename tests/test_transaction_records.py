@@ -152,3 +152,10 @@ def test_a_refused_enqueue_leaves_no_transaction_open(path: Path) -> None:
         with pytest.raises(StoreUnusable, match="may only read"):
             enqueue(partial(abs, -1), connection=readonly)
         assert not readonly.in_transaction
+
+
+def test_a_future_is_no_argument_in_a_transaction(tmp_path: Path) -> None:
+    with Pool(tmp_path / "x.db", workers=1, durability="process") as pool, closing(sqlite3.connect(pool.store)) as connection:
+        future = pool.submit(abs, -1)
+        with transaction(connection) as tx, pytest.raises(InvalidTask, match="cannot wait for others"):
+            tx.submit(abs, future)

@@ -54,6 +54,8 @@ def command(session: Session, words: tuple[str, ...], wait: bool) -> int:
         count = 1
         if names and names[0].isdecimal():
             count, names = min(int(names[0][:9]), NEXT_MAX), names[1:]
+            if not count:
+                raise click.UsageError("next how many? 1 at least")
         return _next(session, names, count)
     if not names:
         raise click.UsageError(f"{action} which? name schedules; `taskpool cron ls` lists them")

@@ -47,7 +47,7 @@ class Directory:
         if found is not None:
             return found
         module, colon, _ = name.partition(":")
-        if not colon:
+        if name and not colon:
             same = {info.name: info for info in self._infos.values() if info.name.partition(":")[2] == name}
             if len(same) == 1:
                 return next(iter(same.values()))

@@ -97,6 +97,8 @@ class Registry:
 
     def _of_short_form(self, short: str) -> dict[str, Handler]:
         """Return by name the handlers that are called so behind the colon."""
+        if not short:
+            return {}
         return {known.name: known for known in self._handlers.values() if known.name.partition(":")[2] == short}
 
     def names(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from taskpool.model import Options, Queue, RetryPolicy, TaskError
 RETRIED_IF_SAID: Final = frozenset(("decode", "unknown_handler", "arg_count", "arg_type", "result", "effect"))
 # … or nobody wants it: by hand alone.
 NEVER_RETRIED: Final = RETRIED_IF_SAID | {"cancelled", "deadline", "expired", "upstream"}
+KINDS: Final = NEVER_RETRIED | {"handler", "panic", "timeout", "memory", "heartbeat", "interrupted"}  # of failures
 
 DELAY_S_BASE: Final = 5.0  # without a policy: 2^charged · 5 s …
 DELAY_S_MAX: Final = 600.0  # … capped at ten minutes

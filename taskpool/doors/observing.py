@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from taskpool.doors.answering import Answering
+from taskpool.errors import InvalidHandler
 
 if TYPE_CHECKING:
     from taskpool.doors.eventstream import EventFields, Hook
@@ -50,8 +51,10 @@ class Observing(Answering):
 
         However slow it is, it stalls nobody and misses nothing: it reads the log. What it raises is written on stderr, and the next
         transition comes. When the pool is closed, it is called with what the log still has; the pool cannot be asked any more then.
-        Returns the hook; its `stop()` ends it. Raises as `events`.
+        Returns the hook; its `stop()` ends it. Raises as `events`, and InvalidHandler for what cannot be called.
         """
+        if not callable(callback):
+            raise InvalidHandler(f"a hook is called with each transition: {callback!r:.100} cannot be", hint="pool.on(print)")
         from taskpool.doors.eventstream import Hook, Wanted
         from taskpool.store.eventlog import place_of
 

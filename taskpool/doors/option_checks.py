@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from taskpool.core.retry import RETRIED_IF_SAID
+from taskpool.core.retry import KINDS, RETRIED_IF_SAID
 from taskpool.doors.naming import key_or_function
 from taskpool.errors import InvalidSettings, InvalidTask
 from taskpool.memory import size_of
@@ -126,15 +126,19 @@ def _retry(name: str, value: Any) -> RetryPolicy | None:
     attempts: Any = value.maximum_attempts
     if not isinstance(attempts, int) or attempts > PRIORITY_MAX:
         raise InvalidTask(f"{name}: maximum_attempts must be a whole number: {attempts!r:.120}")
-    unknown = [kind for kind in value.retryable_error_kinds if kind not in RETRIED_IF_SAID]
-    if unknown:
-        kinds = ", ".join(sorted(RETRIED_IF_SAID))
-        raise InvalidTask(
-            f"{name}: retryable_error_kinds cannot name {unknown[0]!r}", hint=f"of {kinds}; others are retried anyway"
-        )
+    _check_kinds(name, "retryable_error_kinds", value.retryable_error_kinds, RETRIED_IF_SAID, "; others are retried anyway")
+    _check_kinds(name, "non_retryable_error_kinds", value.non_retryable_error_kinds, KINDS)
     if value.jitter > 1 or value.maximum_attempts < 0:
         raise InvalidTask(f"{name}: jitter must be within 0..1 and maximum_attempts not negative: {value!r}")
     return value
+
+
+def _check_kinds(name: str, field: str, kinds: Any, known: Collection[str], more: str = "") -> None:
+    if not isinstance(kinds, tuple | list):
+        raise InvalidTask(f"{name}: {field} must be a tuple of kinds: {kinds!r:.120}")
+    unknown = [kind for kind in kinds if not isinstance(kind, str) or kind not in known]
+    if unknown:
+        raise InvalidTask(f"{name}: {field} cannot name {unknown[0]!r:.80}", hint=f"of {', '.join(sorted(known))}{more}")
 
 
 def _error_names(name: str, value: Any) -> tuple[str, ...]:

@@ -16,12 +16,14 @@ from taskpool.doors.submitter import Plan, Submitter
 from taskpool.errors import InvalidHandler, InvalidTask
 from taskpool.model import TaskSpec
 from taskpool.store import inbox
+from taskpool.wire.references import OutOfPlace
 
 if TYPE_CHECKING:
     from taskpool.doors.link import Link
     from taskpool.records import Record
 
 KNOCK_TIMEOUT_S: Final = 1.0
+ALONE: Final = "a task of a transaction, or that a task spawns, cannot wait for others"
 
 Call = Callable[..., Any]
 
@@ -63,8 +65,11 @@ class Recorder(Submitter):
         """Return the task that calls fn. Raises what `pool.submit` does for what cannot be sent."""
         plan = self._plan(fn)
         if plan.after:
-            raise InvalidTask("a task of a transaction cannot wait for others", hint="submit it after the commit")
-        codec, payload = plan.encode(args, kwargs or {})
+            raise InvalidTask(ALONE, hint="submit it after the commit")
+        try:
+            codec, payload = plan.encode(args, kwargs or {})
+        except OutOfPlace as error:  # a future among the arguments
+            raise InvalidTask(ALONE, hint="submit it after the commit, or pass a result") from error
         options, at = plan.travel()
         spec = TaskSpec(next(draw_uids()), plan.name, codec, payload, options, plan.queue, plan.priority, at)
         if plan.names_of is not None:

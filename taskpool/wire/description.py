@@ -24,6 +24,7 @@ from taskpool.wire.annotations import Check, exact, misfit, plain_scalar, spelle
 from taskpool.wire.arity import Arity, Slot
 
 MAIN_NAMES = ("__main__", "__mp_main__")
+NO_KEYWORDS: Mapping[str, Any] = types.MappingProxyType({})
 
 _main_stem = ""
 
@@ -106,7 +107,7 @@ class Description:
         assert self.arity is not None
         self.arity.check(given, kwargs)
 
-    def validate_args(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def validate_args(self, args: Sequence[Any], kwargs: Mapping[str, Any] = NO_KEYWORDS) -> None:
         """Raise ArgCountError or ArgTypeError, naming the argument, unless the function can be called so."""
         self.check_count(args, kwargs)
         for p, value in zip(self._positional, args, strict=False):
@@ -141,7 +142,7 @@ class Description:
             {name: plain_scalar(value, names.get(name, Any)) for name, value in kwargs.items()},
         )
 
-    def call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def call(self, args: Sequence[Any], kwargs: Mapping[str, Any] = NO_KEYWORDS) -> Any:
         """Check the arguments, then call the function in this process (without a controller)."""
         self.validate_args(args, kwargs)
         return self.fn(*args, **kwargs)
@@ -198,7 +199,11 @@ class Description:
         """Return how the function is called, as people write it."""
         if self.parameters is None:
             return f"{self.name}(…)"
-        parts = [p.name + ("" if p.annotation is Any else f": {spelled(p.annotation)}") for p in self.parameters]
+        words = [p.name + ("" if p.annotation is Any else f": {spelled(p.annotation)}") for p in self.parameters]
+        by_place = [word for word, p in zip(words, self.parameters, strict=True) if not p.keyword]
+        by_name = [word for word, p in zip(words, self.parameters, strict=True) if not p.positional]
+        either = [word for word, p in zip(words, self.parameters, strict=True) if p.positional and p.keyword]
+        parts = [*by_place, *["/"][: len(by_place)], *either, *["*"][: len(by_name)], *by_name]
         return f"it is called as {self.name.rpartition(':')[2]}({', '.join(parts)}{', …' if self.open_ended else ''})"
 
 
