@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from taskpool import Client
     from tests.peer import Peer
 
 pytest.register_assert_rewrite("tests.engine_rig")
+
+settings.register_profile("taskpool", deadline=None)  # no stopwatch: other processes may want the machine
+settings.load_profile("taskpool")
 
 # A shell starts what it puts in the background with SIGINT ignored, which children inherit: tests that press Ctrl-C need it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -370,16 +370,16 @@ def who_waited_for_room_is_waited_for_though_he_left(patch: pytest.MonkeyPatch) 
 
 @fault
 def a_paused_queue_is_served(patch: pytest.MonkeyPatch) -> None:
-    def set_rules(original: Any, self: Lines, queue: Queue) -> None:
-        original(self, msgspec.structs.replace(queue, paused=False))
+    def set_rules(original: Any, self: Lines, queue: Queue, *rest: Any) -> None:
+        original(self, msgspec.structs.replace(queue, paused=False), *rest)
 
     _wrap(patch, Lines, "set_rules", set_rules)
 
 
 @fault
 def what_workers_hold_does_not_count_against_its_queue(patch: pytest.MonkeyPatch) -> None:
-    def measure_room(original: Any, self: Lines, boxes: Any) -> None:
-        original(self, boxes)
+    def measure_room(original: Any, self: Lines, *args: Any) -> None:
+        original(self, *args)
         for name, queue in self.queues.items():
             if queue.concurrency is not None and not queue.paused:
                 self._room[name] = queue.concurrency
@@ -410,8 +410,8 @@ def an_update_lowers_attempts_below_what_was_charged(patch: pytest.MonkeyPatch) 
 
 @fault
 def a_submit_is_stored_in_part(patch: pytest.MonkeyPatch) -> None:
-    def unwelcome(original: Any, self: ModelStore, saves: Any, together: Any, full: bool) -> set[int]:
-        return original(self, saves, (), full)  # type: ignore[no-any-return]
+    def unwelcome(original: Any, self: ModelStore, saves: Any, together: Any, *rest: Any) -> set[int]:
+        return original(self, saves, (), *rest)  # type: ignore[no-any-return]
 
     _wrap(patch, ModelStore, "_unwelcome", unwelcome)
 
@@ -434,7 +434,7 @@ def a_task_that_will_run_again_leaves_its_response_now(patch: pytest.MonkeyPatch
 
 @fault
 def what_is_started_in_a_turn_does_not_count_against_its_queue(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Lines, "started", lambda self, row: None)
+    patch.setattr(Lines, "started", lambda self, row, now: self.keys.started(row) if row.key is not None else None)
 
 
 @fault
@@ -448,10 +448,10 @@ def a_queue_at_its_limit_holds_up_the_others(patch: pytest.MonkeyPatch) -> None:
 
 @fault
 def a_resumed_queue_stays_paused(patch: pytest.MonkeyPatch) -> None:
-    def set_rules(original: Any, self: Lines, queue: Queue) -> None:
+    def set_rules(original: Any, self: Lines, queue: Queue, *rest: Any) -> None:
         held = self.queues.get(queue.name)
         if held is None or not held.paused:
-            original(self, queue)
+            original(self, queue, *rest)
 
     _wrap(patch, Lines, "set_rules", set_rules)
 
@@ -757,7 +757,7 @@ def a_caller_takes_what_is_not_due(patch: pytest.MonkeyPatch) -> None:
 
 @fault
 def a_caller_passes_the_limits_of_queues(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Lines, "obstacle", lambda self, row: "")
+    patch.setattr(Lines, "obstacle", lambda self, row, now: "")
 
 
 # ---- rates of queues ----------------------------------------------------------------------------------------------------
@@ -780,9 +780,9 @@ def nobody_thinks_of_the_next_token(patch: pytest.MonkeyPatch) -> None:
 
 @fault
 def what_never_began_gives_two_tokens_back(patch: pytest.MonkeyPatch) -> None:
-    def give_back(original: Any, self: Rates, name: str) -> None:
-        original(self, name)
-        original(self, name)
+    def give_back(original: Any, self: Rates, name: str, started_at: int) -> None:
+        original(self, name, started_at)
+        original(self, name, started_at)
 
     _wrap(patch, Rates, "give_back", give_back)
 

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from taskpool.testing.simulation.fates import LawBroken
 from taskpool.testing.simulation.world import simulate
 
 from .faults import FAULTS
+from .seeing import check_seen
 
 SEEDS_MAX = int(os.environ.get("TASKPOOL_SIM_FAULT_SEEDS", "120"))
 
@@ -19,10 +19,4 @@ SEEDS_MAX = int(os.environ.get("TASKPOOL_SIM_FAULT_SEEDS", "120"))
 def test_the_simulation_sees(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scheduler with this fault does not survive the seeds."""
     FAULTS[name](monkeypatch)
-    for seed in range(SEEDS_MAX):
-        try:
-            simulate(seed)
-        except LawBroken as broken:
-            print(f"seed {seed}: {str(broken).splitlines()[0]}")
-            return
-    pytest.fail(f"{SEEDS_MAX} seeds did not show that {name.replace('_', ' ')}")
+    check_seen(name, SEEDS_MAX, simulate)

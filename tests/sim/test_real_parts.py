@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from taskpool.testing import simulate
-from taskpool.testing.simulation.fates import LawBroken
 
 from .loop_faults import LOOP_FAULTS
 from .real_parts import RealShell, real_parts
+from .seeing import check_seen
 
 FAULT_SEEDS = 120
 SEEDS = int(os.environ.get("TASKPOOL_SIM_REAL_SEEDS", "50"))
@@ -32,13 +32,7 @@ def test_the_world_sees(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """A loop or desk with this fault does not survive the seeds."""
     LOOP_FAULTS[name](monkeypatch)
     with real_parts(tmp_path) as store:
-        for seed in range(FAULT_SEEDS):
-            try:
-                simulate(seed, shell=RealShell, store=store)
-            except LawBroken as broken:
-                print(f"seed {seed}: {str(broken).splitlines()[0]}")
-                return
-    pytest.fail(f"{FAULT_SEEDS} seeds did not show that {name.replace('_', ' ')}")
+        check_seen(name, FAULT_SEEDS, lambda seed: simulate(seed, shell=RealShell, store=store))
 
 
 def test_a_few_seeds_for_every_interpreter(tmp_path: Path) -> None:
