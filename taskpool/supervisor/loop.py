@@ -23,32 +23,27 @@ from taskpool.core import events as ev
 from taskpool.core.events import TaskRow
 from taskpool.core.lifecycle import TERMINAL, WAITING
 from taskpool.core.scheduler import Scheduler
-from taskpool.engines.engine import Engine, Limits
+from taskpool.engines.engine import Engine
 from taskpool.errors import StoreError
-from taskpool.model import Progress, TaskSpec
 from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.plans import unrefused
 from taskpool.store.store import Store
 from taskpool.supervisor.desk import Desk
 from taskpool.supervisor.inbox import Inbox
 from taskpool.supervisor.linger import Linger
+from taskpool.supervisor.news import Newsroom
 from taskpool.supervisor.pruning import Pruning
+from taskpool.supervisor.sending import Sender
 from taskpool.supervisor.server import STARVED_S, Server
-from taskpool.wire.jobs import Input, Job
-from taskpool.wire.messages import News, Reply, Told
+from taskpool.wire.messages import Told
 from taskpool.wire.poller import Poller
 
-SPEC_BYTES_MAX = 64 << 20  # payloads of waiting tasks kept in memory; the others are read when they start
-STEP_SPECS_MAX = 20_000  # … and no step's beside so many
 BUSY_RETRY_NS = 2 * NS // 1000  # between tries of a commit while a guest holds the write lock, doubled …
 BUSY_RETRY_NS_MAX = NS // 20  # … up to this
 BUSY_WARN_NS = NS
 FULL_RETRY_NS = NS // 2  # … while there is no room on the disk
 GIVE_UP_S = 0.5  # how long the end of a pool waits for a store that takes no writes
-NEWS_S = 0.1  # between looks at progress and output while somebody follows
 CLOCK_LOOK_S = 30.0  # between looks at the wall clock while something waits for it: it may be set, or the machine may sleep
-SAVE_PROGRESS_S = 1.0  # between savings of progress while something runs …
-QUIET_PROGRESS_S = 2.5  # … and says nothing: a look costs a wake-up, 0.2 ms
 
 _DISPATCH = ev.Dispatch()
 # Events that may speak of ended tasks as the store has them.
@@ -125,7 +120,6 @@ class Loop:
         if pruning is not None:
             desk.on_prune = pruning.ask
             pruning.answer = desk.tell_pruned
-        self._memory_limit = memory_limit
         self._store = store
         self._engine = engine
         self._scheduler = scheduler
@@ -140,11 +134,8 @@ class Loop:
         desk.readings.finds_more = self._finds_more
         self._log = log
         self._events: list[ev.Event] = []
-        self._specs: dict[int, TaskSpec] = {}  # of tasks that wait to be sent for the first time
-        self._spec_bytes = 0
-        self._progress_at = 0  # monotonic ns of the next look at progress
-        self._progress: dict[int, Progress] = {}
-        self._progress_saved_at = 0
+        self._sender = Sender(store, engine, scheduler, server, memory_limit)
+        self._news = Newsroom(store, engine, scheduler, desk, server)
         self._stuck: Stuck | None = None
         self._give_up_at: int | None = None  # monotonic ns: a store that takes no writes is waited for until then
         self.after_turn: Callable[[], None] = lambda: None
@@ -196,7 +187,7 @@ class Loop:
             return
         self._engine.committed(mark)
         self._desk.readings.answer()
-        self._look_at_progress(turn.now)
+        self._news.look(turn.now)
         self._server.listen_again()
         self._store.tidy()  # nobody waits for it: all that this turn had to say is said
         if turn.saves or turn.plans:
@@ -239,8 +230,8 @@ class Loop:
         look = None if self._scheduler.stopping else self._inbox.next_look(now.mono)
         if look is not None:
             timer = look if timer is None else min(timer, look)
-        if self._progress_at:
-            look = max(0.0, (self._progress_at - now.mono) / NS)
+        if self._news.next_look:
+            look = max(0.0, (self._news.next_look - now.mono) / NS)
             return look if timer is None else min(timer, look)
         return timer if timer is None else min(timer, self._clock_look_s)
 
@@ -286,7 +277,6 @@ class Loop:
     def _sort(self, turn: Turn, commands: list[cmd.Command]) -> None:
         """Sort out what is stored first, what follows, and kill what is to be killed."""
         saves, starts, ended, acts = turn.saves, turn.starts, turn.ended, turn.acts
-        specs = self._specs
         for command in commands:
             kind = type(command)
             if kind is cmd.Start:
@@ -297,13 +287,10 @@ class Loop:
                 if command.to in TERMINAL:  # type: ignore[union-attr]
                     ended.append(command)  # type: ignore[arg-type]
                 elif kind is cmd.Move and command.options is not None:  # type: ignore[union-attr]
-                    self._forget_spec(command.id)  # type: ignore[union-attr]  # the store knows its new options
+                    self._sender.forget(command.id)  # type: ignore[union-attr]  # the store knows its new options
             elif kind is cmd.Insert:
                 saves.append(command)  # type: ignore[arg-type]
-                if command.place is not None and len(specs) >= STEP_SPECS_MAX:  # type: ignore[union-attr]
-                    continue  # it may be long until it starts
-                specs[command.id] = command.spec  # type: ignore[union-attr]
-                self._spec_bytes += len(command.spec.payload)  # type: ignore[union-attr]
+                self._sender.keep(command)  # type: ignore[arg-type]
             elif kind is cmd.Checkpoint:
                 saves.append(command)  # type: ignore[arg-type]
             elif kind is cmd.Kill:
@@ -315,14 +302,9 @@ class Loop:
                 if kind is cmd.Accept:
                     turn.replaced.update(command.replaced)  # type: ignore[union-attr]
 
-    def _forget_spec(self, task_id: int) -> None:
-        spec = self._specs.pop(task_id, None)
-        if spec is not None:
-            self._spec_bytes -= len(spec.payload)
-
     def _follow(self, turn: Turn) -> None:
         """Act on a turn that is stored, and answer."""
-        starts, ended, refused, specs = turn.starts, turn.ended, turn.refused, self._specs
+        starts, ended, refused = turn.starts, turn.ended, turn.refused
         faults.point("commit.after")
         if refused:
             sent = refused.difference([start.id for start in starts])
@@ -332,9 +314,9 @@ class Loop:
             starts = [start for start in starts if id(start) in left]
             ended = [end for end in ended if id(end) in left]
             for task_id in refused:
-                specs.pop(task_id, None)
+                self._sender.forget(task_id)
         if starts:
-            self._send(starts)
+            self._sender.send(starts)
         faults.point("start.after")
         if self._store.has_graphs and (due := self._store.steps_due()):
             self._events.insert(0, ev.StepsDue(due))  # before what was asked meanwhile of these tasks; only refills come before it
@@ -343,11 +325,9 @@ class Loop:
         faults.point("reply.before")
         if ended:
             for end in ended:
-                self._forget_spec(end.id)
+                self._sender.forget(end.id)
             self._desk.readings.settle(ended)
-        if self._spec_bytes > SPEC_BYTES_MAX:
-            specs.clear()  # all of them are in the store
-            self._spec_bytes = 0
+        self._sender.trim()
 
     def _not_replaced(self, turn: Turn) -> list[TaskRow]:
         """Return the rows of those that wait as before, as what was to take their unique keys was refused."""
@@ -419,48 +399,6 @@ class Loop:
         return True
 
     # ---- what follows -----------------------------------------------------------------------------------------------
-    def _send(self, starts: list[cmd.Start]) -> None:
-        """Send what was started, one batch a worker."""
-        tasks, specs = self._scheduler.tasks, self._specs
-        stored = [start.id for start in starts if start.attempt > 1 or start.id not in specs]
-        payloads = self._store.payloads(stored) if stored else {}
-        inputs = self._inputs(starts)
-        batches: dict[int, tuple[list[Job], list[Limits]]] = {}
-        for start in starts:
-            task_id = start.id
-            if task_id in payloads:
-                codec, payload, packed, name, checkpoint = payloads[task_id]
-                job = Job(start.n, task_id, start.attempt, name, codec, payload, packed, checkpoint, inputs.get(task_id))
-            else:
-                spec = specs.pop(task_id)
-                self._spec_bytes -= len(spec.payload)
-                given = inputs.get(task_id)
-                job = Job(start.n, task_id, start.attempt, spec.name, spec.codec, spec.payload, spec.options, inputs=given)
-            if start.caller is not None:
-                self._server.send(start.caller[0], Reply(start.caller[1], lent=(start.worker, job)))
-                continue
-            batch = batches.get(start.worker)
-            if batch is None:
-                batch = batches[start.worker] = ([], [])
-            jobs, limits = batch
-            jobs.append(job)
-            options = tasks[task_id].options
-            memory = options.memory or self._memory_limit
-            if options.timeout_s or options.deadline_at or options.soft_timeout_s or options.heartbeat_timeout_s or memory:
-                durations = (options.timeout_s, options.soft_timeout_s, options.deadline_at, options.heartbeat_timeout_s)
-                limits.append(Limits(start.n, *durations, memory))
-        for index, (worker, (jobs, limits)) in enumerate(batches.items()):
-            if index:
-                faults.point("start.half")
-            self._engine.send(worker, jobs, limits)
-
-    def _inputs(self, starts: list[cmd.Start]) -> dict[int, list[Input]]:
-        """Return the results that started tasks take as arguments, by task. Must come before their specs are taken out."""
-        if not self._store.has_graphs:
-            return {}
-        specs = self._specs
-        asked = [start.id for start in starts if (spec := specs.get(start.id)) is None or graph.takes_results(spec)]
-        return self._store.inputs(asked) if asked else {}
 
     def _act(self, command: cmd.Act, turn: Turn) -> None:
         match command:
@@ -491,50 +429,3 @@ class Loop:
                 self.reason = command.reason
             case _:
                 assert_never(command)
-
-    # ---- progress ---------------------------------------------------------------------------------------------------
-
-    def _look_at_progress(self, now: Instant) -> None:
-        """Pass on and save what running bodies report; costs nothing while nothing runs."""
-        if self._progress_at and now.mono < self._progress_at and not self._desk.follow_asked:
-            return
-        self._desk.follow_asked = False
-        running = any(box.sent for box in self._scheduler.workers.values())
-        if not running:
-            self._progress_at = 0
-            return
-        followers = [one for one in self._server.connections.values() if one.follows is not None]
-        changed = dict(self._engine.progress()) | self._desk.lending.take_progress()
-        pause_s = NEWS_S if followers else SAVE_PROGRESS_S if changed else QUIET_PROGRESS_S
-        self._progress_at = now.mono + round(pause_s * NS)
-        self._progress.update(changed)
-        if followers:
-            self._tell_followers(changed)
-        if self._progress and now.mono - self._progress_saved_at >= SAVE_PROGRESS_S * NS:
-            self._progress_saved_at = now.mono
-            # What has ended meanwhile left its last word in its report, and that is newer.
-            tasks = self._scheduler.tasks
-            self._store.save_progress([(task_id, at) for task_id, at in self._progress.items() if task_id in tasks])
-            self._progress.clear()
-
-    def _tell_followers(self, changed: dict[int, Progress]) -> None:
-        output = self._engine.output_news()
-        begun = {row.id: box.pid for box in self._scheduler.workers.values() for row in list(box.sent.values())[:1]}
-        for connection in list(self._server.connections.values()):
-            follows = connection.follows
-            if follows is None:
-                continue
-            mine = [
-                task_id
-                for task_id in {*changed, *begun, *(task_id for task_id, _ in output)}
-                if task_id in follows or (not follows and connection.number in self._desk.watchers.of(task_id))
-            ]
-            if mine:
-                self._server.send(
-                    connection.number,
-                    News(
-                        {task_id: changed[task_id] for task_id in mine if task_id in changed},
-                        [(task_id, data) for task_id, data in output if task_id in mine],
-                        {task_id: begun[task_id] for task_id in mine if task_id in begun},
-                    ),
-                )

@@ -40,7 +40,7 @@ def _before(patch: pytest.MonkeyPatch, owner: Any, name: str, first: Callable[..
 @fault
 def what_was_started_is_sent_before_it_is_stored(patch: pytest.MonkeyPatch) -> None:
     def send_early(self: Loop, turn: Any) -> None:
-        self._send(turn.starts)
+        self._sender.send(turn.starts)
         turn.starts = []
 
     _before(patch, Loop, "_is_stored", send_early)
