@@ -20,11 +20,10 @@ import msgspec
 from taskpool import config
 from taskpool.clock import NS, SystemClock
 from taskpool.config import Settings
-from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.core.admission import Room
 from taskpool.core.scheduler import Scheduler
-from taskpool.engines import recovery, sweep
+from taskpool.engines import sweep
 from taskpool.engines.engine import Wish
 from taskpool.engines.inotify import FileWatch
 from taskpool.engines.launch import Launched, launch, settle_in
@@ -33,25 +32,23 @@ from taskpool.engines.nursery import Nursery
 from taskpool.errors import InternalError, StoreError, StoreLocked, StoreUnusable, TaskpoolError
 from taskpool.memory import usable_memory
 from taskpool.model import Stats
-from taskpool.store.conditions import StoreBusy
 from taskpool.store.store import Store
+from taskpool.supervisor import recovery
 from taskpool.supervisor.desk import Desk
 from taskpool.supervisor.inbox import FALLBACK_S, Inbox
 from taskpool.supervisor.loop import CLOCK_LOOK_S, GIVE_UP_S, Loop
+from taskpool.supervisor.opening import OPEN_WAIT_S, open_store, patiently
 from taskpool.supervisor.pruning import Pruning
 from taskpool.supervisor.server import Connection, Server, refusal
 from taskpool.supervisor.spawning import Spawning
 from taskpool.supervisor.start import new_mark
 from taskpool.supervisor.statistics import stats_of
 from taskpool.timetable import next_after
-from taskpool.wire import jobs
 from taskpool.wire import messages as wire
 from taskpool.wire.frames import FrameWriter
 from taskpool.wire.poller import IN, Poller
 from taskpool.wire.zygote import Boot, Prepare, Prepared
 
-OPEN_WAIT_S = 5.0  # how long a new owner waits for one that is just ending, or for a store that takes no writes
-TELL_S = 0.3  # … before it says so
 TELL_FAILURE_S = 60.0  # between two words about workers that cannot be started
 GOODBYE = "the pool was stopped"
 
@@ -196,7 +193,7 @@ class Supervisor:
         self._loop.after_turn = self._end_when_idle
         self._node.start(self._poller, self._deliver, self._on_prepared)
         for name, limit in self.limits.items():
-            _patiently(partial(store.limit_queue, name, limit))
+            patiently(partial(store.limit_queue, name, limit))
         self._recover()
         self._server.listen(config.socket_path(settings.store))
         self._check = store.start_check() if store.unclean else None
@@ -232,43 +229,14 @@ class Supervisor:
         return store
 
     def _recover(self) -> None:
-        """Turn what the last owner left behind into events: rows that ran, the pages of their workers, and what waits."""
-        store = self._store
-        running = {row.id: row for row in store.running()}
-        events: list[ev.Event] = []
-        schedules = store.schedule_rows()
-        pages = recovery.recover(store.places.run, store.epoch)
-        begun: set[tuple[int, int]] = set()
-        saved: dict[int, cmd.Checkpoint] = {}
-        for page in pages:
-            if page.current is not None:
-                begun.add(page.current)
-            for record in page.records:
-                if isinstance(record, jobs.Report):
-                    row = running.get(record.task_id)
-                    if row is not None and row.attempt == record.attempt:
-                        events.append(ev.Recovered(running.pop(record.task_id), True, record))
-                elif isinstance(record, jobs.Checkpointed) and record.task_id in running:
-                    saved[record.task_id] = cmd.Checkpoint(record.task_id, record.attempt, record.data)
-        if saved:
-            _patiently(lambda: store.commit(list(saved.values()), self._clock.now().wall))
-        # An owner settles all that ran before it starts a worker, so what runs now is of the last one that had workers.
-        last = max((page.epoch for page in pages), default=0)
-        known = {page.worker for page in pages if page.epoch == last and not page.void}
-        for row in running.values():
-            # Without a page of this boot nobody knows how far it came: what was sent counts as begun.
-            events.append(ev.Recovered(row, (row.id, row.attempt) in begun or row.worker not in known))
-        if events:
-            self._log(f"tasks that ran when the last owner died: {len(events)}")
-        rules = store.queue_rules()
+        """Go on where the last owner left off."""
+        rules = self._store.queue_rules()
         self._desk.know_queues(rules)
-        opened = ev.Opened(store.next_id(), store.queues_waiting())
-        spent = store.rates_full_at()
-        queues = [ev.QueueSet(queue, spent.get(queue.name, 0)) for queue in rules]
-        for event in [*queues, ev.Scheduled(schedules), ev.KeysKept(store.kept_keys()), *events, opened]:
+        left = recovery.left_behind(self._store, rules, self._clock, self._log)
+        for event in left.events:
             self._loop.deliver(event)
         self._loop.run_until_stored(OPEN_WAIT_S)
-        recovery.forget(pages)
+        left.forget()
 
     def _next_after(self, spec: str, tz: str, after: int, anchor: int) -> int | None:
         """The calendar. What this machine cannot read any more, such as a zone that it does not have, never comes."""
@@ -420,35 +388,6 @@ class Supervisor:
             self._failure = TaskpoolError(problem)
             self._log(problem)
             self.stop(0.0, why=problem)
-
-
-def open_store(settings: Settings, log: Callable[[str], None]) -> Store:
-    """Open the store; wait a little for an owner that is just ending, saying so. Raises StoreError."""
-    until = time.monotonic() + OPEN_WAIT_S
-    told = False
-    while True:
-        try:
-            return Store.open(settings.store, durability=settings.durability)
-        except StoreLocked as error:
-            if not error.ending or time.monotonic() > until:
-                raise
-            if not told and time.monotonic() > until - OPEN_WAIT_S + TELL_S:
-                log("waiting for the last owner to end")
-                told = True
-            time.sleep(0.02)
-
-
-def _patiently(commit: Callable[[], object]) -> None:
-    """Do what needs the store's write lock; wait a little for a guest that holds it."""
-    until = time.monotonic() + OPEN_WAIT_S
-    while True:
-        try:
-            commit()
-            return
-        except StoreBusy:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.02)
 
 
 def _receive_boot(sock: socket.socket) -> Boot:

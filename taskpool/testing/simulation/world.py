@@ -191,7 +191,7 @@ class World:
         self._shell.engine.calm = calm
 
     def _recover(self) -> None:
-        """Tell the new scheduler what the last one left behind, as `supervisor.process` does."""
+        """Tell the new scheduler what the last one left behind, as `supervisor.recovery` does."""
         running = {row.id: row for row in self._store.running()}
         reports: dict[tuple[int, int], Report] = {}
         begun: set[tuple[int, int]] = set()
