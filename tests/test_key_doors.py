@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from taskpool import AlreadyExists, InvalidTask, Pool, RetryPolicy, TaskCancelled, wait
+from taskpool import AlreadyExists, IllegalTransition, InvalidTask, Pool, RetryPolicy, TaskCancelled, wait
 from taskpool.worker.controller import current
 
 
@@ -100,6 +100,26 @@ def test_a_unique_task_is_the_existing_one(pool: Pool, gate: Path) -> None:
     gate.touch()
     assert (first.result(20), second.result(20)) == ("let go", "let go")
     assert unique.submit(str, 5).result(20) == "5", "it has ended: the key is free"
+
+
+def test_a_new_round_is_refused_with_its_reason(pool: Pool, gate: Path) -> None:
+    """Whichever door it is asked for at."""
+    first = pool.options(unique="n").submit(int, "no number")
+    with pytest.raises(ValueError, match="no number"):
+        first.result(20)
+    second = pool.options(unique="n", key="n").submit(hold, str(gate))
+    for again in (first.retry, lambda: pool.update_status(first.id, "pending")):
+        with pytest.raises(IllegalTransition, match="another has its unique key 'n' now"):
+            again()
+    with pytest.raises(IllegalTransition, match="only what has ended can have another round"):
+        second.retry()
+    gate.touch()
+    second.result(20)
+    for again in (second.retry, lambda: pool.update_status(second.id, "pending")):
+        with pytest.raises(IllegalTransition, match="force=True"):
+            again()
+    with pytest.raises(ValueError, match="no number"):
+        first.retry().result(20)
 
 
 def test_of_many_only_those_are_not_stored_whose_unique_key_another_has(pool: Pool) -> None:

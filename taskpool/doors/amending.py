@@ -12,6 +12,7 @@ import msgspec
 from taskpool.core.lifecycle import MOVES
 from taskpool.doors.observing import Observing
 from taskpool.doors.options import NOTHING_SAID, TaskOptions
+from taskpool.doors.refusals import no_new_round
 from taskpool.errors import IllegalTransition, InvalidTask, NotCancellable, NotFound, StaleVersion
 from taskpool.model import Filter, Options, Status, Task, encode
 from taskpool.records import uid_of
@@ -101,7 +102,7 @@ class Amending(Observing):
                 raise NotCancellable(f"task {task_id} had ended")
         elif stored.status.is_terminal:
             if self._link.request(lambda seq: wire.Retry(seq, wanted, force)).refused:
-                raise IllegalTransition(f"task {task_id} is {stored.status}", hint="force=True runs it again all the same")
+                raise no_new_round(self.get(task_id))
         elif to == Status.QUEUED and stored.status in (Status.PENDING, Status.RETRYING):
             now = time.time_ns() // 1000
             self._link.request(lambda seq: wire.Update(seq, task_id, stored.version, None, now))

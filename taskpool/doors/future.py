@@ -239,10 +239,12 @@ class TaskFuture(Future[R]):
         return not self._link.request(request).refused
 
     def retry(self) -> TaskFuture[R]:
-        """Give the ended task a new round and return a future for it. IllegalTransition if it has not ended, or succeeded."""
+        """Give the ended task a new round and return a future for it. IllegalTransition, with the reason, if it cannot have one."""
         reply = self._link.request(lambda seq: Retry(seq, Filter(ids=(self.id,))))
         if reply.refused:
-            raise errors.IllegalTransition(f"task {self.id} is {self.task().status}; only what ended badly can be retried")
+            from taskpool.doors.refusals import no_new_round
+
+            raise no_new_round(self.task())
         again: TaskFuture[R] = self._link.watch(self.id)
         again._description = self._description
         return again
