@@ -446,3 +446,19 @@ def test_ten_thousand_steps(tmp_path: Path) -> None:
         for found in tasks.values():
             assert found.charged == 1
             assert all(tasks[parent].finished_at <= found.started_at for parent in found.parents)  # type: ignore[operator]
+
+
+def test_steps_that_somebody_else_retries_are_waited_for_again(pool: Pool, tmp_path: Path) -> None:
+    ready, gate = tmp_path / "ready", tmp_path / "gate"
+    with pool.flow("mended") as flow:
+        bad = flow.submit(fail_unless, str(ready), 5)
+        slow = flow.step(wait_for, str(gate), after=bad)
+        last = flow.submit(keep, slow)
+    assert flow.wait(10).status == "failed"
+    ready.touch()
+    pool.retry(flow=flow.id)  # not flow.retry(): it is told nothing of it
+    with pytest.raises(TimeoutError):
+        flow.wait(0.05)
+    gate.touch()
+    assert flow.wait(20).status == "succeeded"
+    assert (slow.result(), last.result()) == (str(gate), str(gate))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVar
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVa
 from taskpool.core import graph
 from taskpool.doors.future import TaskFuture
 from taskpool.errors import InvalidTask
-from taskpool.model import Filter, FlowSpec, FlowState, StepSpec
+from taskpool.model import Filter, FlowSpec, FlowState, Status, StepSpec
 from taskpool.wire import references
-from taskpool.wire.messages import Cancel, GetFlows, Retry
+from taskpool.wire.messages import Cancel, GetFlows, List, Retry
 
 if TYPE_CHECKING:
     from taskpool.doors.link import Link
@@ -25,6 +26,7 @@ On = Literal["success", "any", "failed"]
 Encode = Callable[[Sequence[Any], dict[str, Any]], tuple[int, bytes]]
 Edge = tuple[int, int, bool]  # as a StepSpec has them
 
+LIVE = tuple(status for status in Status if not status.is_terminal)
 STEPS_MAX = 100_000  # of one flow
 NAME_LENGTH_MAX = 200
 ARGUMENT_BYTES_MAX = 32 << 20  # arguments of all steps together: they travel in one frame
@@ -249,13 +251,23 @@ class Flow:
         return reply.flows[0]
 
     def wait(self, timeout: float | None = None) -> FlowState:
-        """Wait until all its steps have ended, and return how it stands. TimeoutError after `timeout` seconds."""
+        """Wait until all its steps have ended, and return how it stands. TimeoutError after `timeout` seconds.
+
+        Steps to which somebody else gave another round are waited for again; those that run then have new futures.
+        """
         from concurrent.futures import wait
 
-        self._connected()
-        if wait([step.future for step in self.steps], timeout).not_done:
-            raise TimeoutError(f"flow {self.name!r} did not end in time")
-        return self.state
+        link = self._connected()
+        live = Filter(flow=self.id, statuses=LIVE)
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            if wait([step.future for step in self.steps], left).not_done:
+                raise TimeoutError(f"flow {self.name!r} did not end in time")
+            state = self.state
+            if state.status != Status.RUNNING:
+                return state
+            self._watch({task.id for task in link.request(lambda seq: List(seq, live)).tasks or ()})
 
     def cancel(self, reason: str = "") -> int:
         """Cancel all its steps that have not ended, running ones too. Return how many those were."""
@@ -270,12 +282,16 @@ class Flow:
         link = self._connected()
         wanted = Filter(flow=self.id, statuses=("failed", "cancelled", "interrupted"))
         again = set(link.request(lambda seq: Retry(seq, wanted)).ids or ())
+        self._watch(again)
+        return len(again)
+
+    def _watch(self, again: set[int]) -> None:
+        """Give steps that run again, by the ids of their tasks, new futures."""
         for step in self.steps:
             if step.id in again:
                 old = step.future
-                step._future = link.watch(step.id)
+                step._future = self._connected().watch(step.id)
                 step._future._description = old._description
-        return len(again)
 
     def _connected(self) -> Link:
         if self._link is None:
