@@ -1,51 +1,42 @@
 """What clients ask for: each request becomes an event for the scheduler, or a reading that is answered after the turn's commit.
 
-The desk knows who waits for which task, and tells them when it ends. A client's batch items that are stored already are not
-submitted again: it is attached to them (ended well: their result; alive: their end; ended badly: a new round).
+The desk knows who waits for which task, and tells them when it ends.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Set
 from typing import assert_never
 
 import msgspec
 
 from taskpool import faults
 from taskpool.core import events as ev
-from taskpool.core import graph, queues
-from taskpool.core.commands import Accept, Agree, CancelLive, Respond
+from taskpool.core import queues
+from taskpool.core.commands import Agree, CancelLive, Respond
 from taskpool.core.directory import Directory, route
-from taskpool.core.lifecycle import SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.scheduler import Scheduler
 from taskpool.errors import (
-    AlreadyExists,
-    InvalidPayload,
     InvalidTask,
-    NotFound,
     QueueNotRegistered,
     StoreError,
     TaskpoolError,
 )
-from taskpool.model import Codec, Filter, Options, Queue, Stats, StepSpec, TaskSpec, check_queue_name
+from taskpool.model import Filter, Stats
 from taskpool.store.conditions import StoreBusy, StoreFull
 from taskpool.store.store import Store
 from taskpool.supervisor.lending import Lending
 from taskpool.supervisor.readings import BULK_MAX, Read, Readings
 from taskpool.supervisor.server import Connection, Server, refusal
+from taskpool.supervisor.submits import Submits, retry_of
 from taskpool.supervisor.watchers import Watchers
 from taskpool.timetable import check
 from taskpool.wire import messages as wire
-from taskpool.wire.limits import PAYLOAD_BYTES_MAX
 from taskpool.wire.messages import Refused, Reply
 
-OPTIONS_CACHE_MAX = 10_000
-QUEUE_NAMES_MAX = 10_000
 HELD_MAX = 10_000  # requests kept while the store takes no writes; further ones are refused …
 HELD_BYTES_MAX = 64 << 20  # … and so are further tasks
-_JSON = int(Codec.JSON)
 HELD_TASK_BYTES = 500  # of a task in memory, beside its payload
 
 Written = wire.RegisterQueue | wire.PauseQueues | wire.Acknowledge  # what is stored at once, beside the turns
@@ -84,14 +75,9 @@ class Desk:
         self._held: list[tuple[Connection, wire.Request]] = []
         self._later: list[tuple[Connection, Written]] = []  # found the write lock taken
         self._held_bytes = 0
-        self._merges: dict[tuple[int, int], list[int]] = {}  # ids of a Submit, 0 where a new one belongs
         self.directory = Directory()
         self.lending = Lending(store, scheduler)
-        self._backlogs: dict[str, Queue] = {}  # queues that bound what may wait
-        self._admitted: Counter[str] = Counter()  # tasks of those queues that this turn will store
-        self._queue_names = {queues.DEFAULT}  # that were found good
-        self._options: dict[bytes, Options] = {b"": Options()}
-        self._options_decoder = msgspec.msgpack.Decoder(Options)
+        self.submits = Submits(store, scheduler.room, self.directory, self.readings, self.watchers, self._send)
 
     # ---- requests come in -------------------------------------------------------------------------------------------
 
@@ -107,7 +93,9 @@ class Desk:
                 return
             match request:
                 case wire.Submit():
-                    self._submit(client, request)
+                    faults.point("submit.read")
+                    if not self._is_refused(client, request):
+                        self.submits.submit(client, request, self.events)
                 case wire.Find():
                     self.on_find()
                     self.readings.ask(client, request)
@@ -178,9 +166,15 @@ class Desk:
         self._held.append((connection, request))
 
     # ---- requests, one by one ---------------------------------------------------------------------------------------
-    def _add_schedule(self, client: int, request: wire.AddSchedule) -> None:
+
+    def _is_refused(self, client: int, request: wire.Submit | wire.AddSchedule) -> bool:
+        """Refuse new work if there is to be no more; return whether that is so."""
         if self.refusal is not None:
             self.server.send(client, Refused(request.seq, self.refusal.code, self.refusal.message, self.refusal.hint))
+        return self.refusal is not None
+
+    def _add_schedule(self, client: int, request: wire.AddSchedule) -> None:
+        if self._is_refused(client, request):
             return
         schedule = request.schedule
         check(schedule.spec, schedule.tz, time.time_ns() // 1000)
@@ -191,8 +185,7 @@ class Desk:
     def take_events(self) -> list[ev.Event]:
         """Return what has come since the last call."""
         events, self.events = self.events, []
-        if self._admitted:
-            self._admitted.clear()  # the turn that takes them stores them
+        self.submits.taken()
         return events
 
     @property
@@ -208,98 +201,7 @@ class Desk:
         connection.pid = request.pid
         self.on_hello(connection)
 
-    def _submit(self, client: int, request: wire.Submit) -> None:
-        faults.point("submit.read")
-        if self.refusal is not None:
-            self.server.send(client, Refused(request.seq, self.refusal.code, self.refusal.message, self.refusal.hint))
-            return
-        specs = request.specs
-        self._check_parents(specs)
-        for spec in specs:
-            if spec.codec == _JSON:  # made by somebody who knows but the name of its handler
-                spec.name = self.directory.find(spec.name).name
-            if len(spec.payload) > PAYLOAD_BYTES_MAX:
-                words = f"the arguments of a task are {len(spec.payload)} bytes; the limit is {PAYLOAD_BYTES_MAX}"
-                raise InvalidPayload(words, hint="pass the name of a file")
-            if spec.queue not in self._queue_names:
-                self._learn_queue_name(check_queue_name(spec.queue))
-        known: dict[bytes, int] = {}
-        if request.resend:
-            known = self._store.find_uids([spec.uid for spec in specs])
-        again: list[int] = []
-        if specs and specs[0].batch is not None and not request.fresh:
-            items, again = self._find_items(request)
-            known.update(items)
-        holders = self._unique_holders(specs)
-        if self._backlogs:
-            self._check_backlogs([spec for spec in specs if spec.uid not in known and (spec.unique or "") not in holders])
-        if specs and specs[0].batch is not None and request.fresh:
-            self._store.forget_batch(specs[0].batch)
-        if again:
-            self.events.append(self._retry_of(0, 0, again))
-        if known:
-            if any(spec.step is not None for spec in specs):
-                raise AlreadyExists("a task of this graph is stored already")
-            ids = [known.get(spec.uid, 0) for spec in specs]
-            specs = [spec for spec, task_id in zip(specs, ids, strict=True) if not task_id]
-            self._attach(client, [task_id for task_id in ids if task_id], watch=request.watch)
-            self._merges[client, request.seq] = ids
-        elif not request.watch:
-            self._merges[client, -request.seq - 1] = []  # marks that nobody watches
-        options = [self.options(spec.options) for spec in specs]
-        self.events.append(ev.Submitted(client, request.seq, specs, options, request.flow, holders))
-
-    def _unique_holders(self, specs: Sequence[TaskSpec]) -> dict[str, ev.Holder]:
-        keys = {spec.unique for spec in specs if spec.unique is not None}
-        if keys and specs[0].batch is not None:
-            raise InvalidTask("the items of a batch have a name already, and no unique key", hint="leave out batch or unique")
-        if keys and any(spec.step is not None and (spec.unique or _is_inner(spec.step)) for spec in specs):
-            raise InvalidTask("a step of a graph has no unique key", hint="leave out unique")
-        return self._store.unique_holders(keys) if keys else {}
-
-    def options(self, packed: bytes) -> Options:
-        """Return options decoded; the same bytes come with each task of a call."""
-        options = self._options.get(packed)
-        if options is None:
-            try:
-                options = self._options_decoder.decode(packed)
-            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-                raise InvalidTask(f"the options of a task cannot be read: {error}") from error
-            self._scheduler.room.check(options)
-            if len(self._options) < OPTIONS_CACHE_MAX:
-                self._options[packed] = options
-        return options
-
-    def _learn_queue_name(self, name: str) -> None:
-        if len(self._queue_names) < QUEUE_NAMES_MAX:
-            self._queue_names.add(name)
-
-    def _find_items(self, request: wire.Submit) -> tuple[dict[bytes, int], list[int]]:
-        """Return uid → id of the batch items that are stored, and those that ended badly and get a new round."""
-        batch = request.specs[0].batch
-        assert batch is not None
-        items = [spec.item for spec in request.specs if spec.item is not None]
-        found = {item.item: item for item in self._store.find_batch(batch, items)}
-        known: dict[bytes, int] = {}
-        again: list[int] = []
-        for spec in request.specs:
-            item = found.get(spec.item) if spec.item is not None else None
-            if item is None:
-                continue
-            item.check_same(spec)
-            known[spec.uid] = item.id
-            if item.status in TERMINAL and item.status != SUCCEEDED:
-                again.append(item.id)
-        return known, again
-
     # ---- queues -----------------------------------------------------------------------------------------------------
-
-    def know_queues(self, rules: Sequence[Queue]) -> None:
-        """Learn of queues' limits on what may wait, from the store."""
-        for queue in rules:
-            self._backlogs.pop(queue.name, None)
-            if queue.max_backlog is not None:
-                self._backlogs[queue.name] = queue
 
     def _write(self, connection: Connection, request: Written) -> None:
         """Store what has a transaction of its own, and pass it on; once more by timer while a guest holds the write lock."""
@@ -319,7 +221,7 @@ class Desk:
                 raise
             self._later.append((connection, request))
             return
-        self.know_queues(rules)
+        self.submits.know_queues(rules)
         self.events += [ev.QueueSet(queue) for queue in rules]
         self.readings.ask(connection.number, wire.GetQueues(request.seq))
 
@@ -344,23 +246,6 @@ class Desk:
         for connection, request in later:
             self.on_request(connection, request)
 
-    def _check_backlogs(self, new: Sequence[TaskSpec]) -> None:
-        """Raise QueueFull if these tasks are more than may wait, counting what came before them in this turn."""
-        coming = Counter(spec.queue for spec in new if spec.queue in self._backlogs)
-        if not coming:
-            return
-        counts = self._store.counts_by_queue()
-        for name, n in coming.items():
-            waiting = sum(counts.get(name, {}).get(status, 0) for status in WAITING) + self._admitted[name]
-            error = queues.full(self._backlogs[name], waiting, n)
-            if error is not None:
-                raise error
-        self._admitted += coming
-
-    def _attach(self, client: int, ids: Sequence[int], *, watch: bool) -> None:
-        if watch and ids:
-            self.readings.ask(client, wire.Watch(-1, list(ids)))
-
     def _cancel(self, client: int, request: wire.Cancel) -> None:
         ids = self._matching(request.filter)
         if request.dry_run:
@@ -377,38 +262,12 @@ class Desk:
             self.server.send(client, Reply(request.seq, ids=ids))
             return
         ids.sort()  # parents before their children
-        self.events.append(self._retry_of(client, request.seq, ids, force=request.force))
-
-    def _retry_of(self, client: int, seq: int, ids: Sequence[int], *, force: bool = False) -> ev.RetryAsked:
-        rows = self._store.rows(ids)
-        keys = {row.unique for row in rows if row.unique is not None}
-        holders = self._store.unique_holders(keys) if keys else {}
-        return ev.RetryAsked(client, seq, rows, force, self._store.dependent(ids), holders)
-
-    def _check_parents(self, specs: Sequence[TaskSpec]) -> None:
-        """Raise NotFound unless all parents of new tasks are stored, or come before them in their submit."""
-        wanted: set[int] = set()
-        conditions = graph.CONDITIONS.values()
-        for number, spec in enumerate(specs):
-            if spec.step is None:
-                continue
-            parents = spec.step.parents
-            if len(parents) > 1 and len({ref for ref, _, _ in parents}) != len(parents):
-                raise InvalidTask(f"task {number + 1} of a submit names a parent twice")
-            for ref, condition, _ in parents:
-                if ref > 0:
-                    wanted.add(ref)
-                if ref == 0 or -ref > number or condition not in conditions:
-                    raise InvalidTask(f"task {number + 1} of a submit cannot depend on {ref} under condition {condition}")
-        if wanted:
-            missing = wanted - {row.id for row in self._store.rows(sorted(wanted))}
-            if missing:
-                raise NotFound(f"there is no task {min(missing)} to depend on")
+        self.events.append(retry_of(self._store, client, request.seq, ids, force=request.force))
 
     def _update(self, client: int, request: wire.Update) -> None:
         rows = [] if self._scheduler.knows(request.id) else self._store.rows([request.id])
         row = rows[0] if rows else None
-        options = None if request.options is None else self.options(request.options)
+        options = None if request.options is None else self.submits.options(request.options)
         asked = (request.priority, request.scheduled_at, options)
         self.events.append(
             ev.UpdateAsked(client, request.seq, request.id, request.version, row, *asked, self._store.is_held(request.id))
@@ -420,27 +279,6 @@ class Desk:
         return self._store.match(wanted, BULK_MAX)
 
     # ---- after the commit -------------------------------------------------------------------------------------------
-
-    def accept(self, command: Accept, refused: Set[int], why: StoreError | None = None) -> None:
-        """Tell a client the ids of what it submitted, and watch them for it. why: what kept the refused from being stored."""
-        client, ids = command.client, command.ids
-        merged = self._merges.pop((client, command.seq), None) if self._merges else None
-        unwatched = self._merges.pop((client, -command.seq - 1), None) if self._merges else None
-        if refused and not refused.isdisjoint(ids):
-            self._refuse(client, command.seq, why or AlreadyExists("a task with that uid or batch item is stored already"))
-            return
-        new = [task_id for task_id in ids if task_id and task_id not in command.known] if command.known or command.taken else ids
-        if unwatched is None:
-            self.watchers.add_new(client, new)
-        known = [task_id for task_id in dict.fromkeys(command.known) if client not in self.watchers.of(task_id)]
-        self._attach(client, known, watch=unwatched is None)
-        taken = command.taken
-        if merged is not None:
-            fresh = iter(ids)
-            places = [place for place, task_id in enumerate(merged) if not task_id]  # where the new ones are
-            ids = [task_id or next(fresh) for task_id in merged]
-            taken = [(places[place], holder) for place, holder in taken]
-        self.server.send(client, wire.Accepted(command.seq, ids, taken))
 
     def respond(self, command: Respond, refused: Set[int] = frozenset()) -> None:
         """Tell a client what its cancel or retry did. refused: what was not stored of the turn, be it of a task that is named."""
@@ -474,8 +312,3 @@ class Desk:
 
     def _refuse(self, client: int, seq: int, error: TaskpoolError) -> None:
         self.server.send(client, refusal(seq, error))
-
-
-def _is_inner(step: StepSpec) -> bool:
-    """Return whether a step depends on another of its submit."""
-    return any(ref < 0 for ref, _, _ in step.parents)

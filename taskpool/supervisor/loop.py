@@ -368,7 +368,7 @@ class Loop:
         turn.plans = unrefused(turn.plans, turn.refused)
         for act in list(turn.acts):
             if isinstance(act, cmd.Accept) and not new.isdisjoint(act.ids):
-                self._desk.accept(act, new, error)
+                self._desk.submits.accept(act, new, error)
                 turn.acts.remove(act)
         return bool(new)
 
@@ -403,7 +403,7 @@ class Loop:
     def _act(self, command: cmd.Act, turn: Turn) -> None:
         match command:
             case cmd.Accept():
-                self._desk.accept(command, turn.refused, turn.why)
+                self._desk.submits.accept(command, turn.refused, turn.why)
             case cmd.Respond():
                 self._desk.respond(command, turn.refused)
             case cmd.Agree():

@@ -231,7 +231,7 @@ class Supervisor:
     def _recover(self) -> None:
         """Go on where the last owner left off."""
         rules = self._store.queue_rules()
-        self._desk.know_queues(rules)
+        self._desk.submits.know_queues(rules)
         left = recovery.left_behind(self._store, rules, self._clock, self._log)
         for event in left.events:
             self._loop.deliver(event)
