@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from taskpool import task
 from taskpool.core.registry import Registry
 from taskpool.doors.options import NOTHING_SAID
 from taskpool.errors import ArgTypeError, DuplicateHandler, HandlerNotFound, InvalidHandler
@@ -35,6 +36,24 @@ def test_a_handler_has_its_canonical_name_its_own_name_and_aliases(registry: Reg
     assert registry.names() == ("test_registry:price",)
     renamed = registry.register(prize, name="shop.prize")
     assert (renamed.description.name, registry.resolve("shop.prize").fn) == ("shop.prize", prize)
+
+
+def test_a_registry_of_ones_own_renames_no_handler_for_the_workers(registry: Registry) -> None:
+    registry.register(price)
+    known = description.describe(price)
+    there = Registry()
+    assert there.register(price, name="there", aliases="elsewhere").description.name == "there"
+    assert there.find("elsewhere") is there.get("there")
+    assert description.describe(price) is known
+
+
+@pytest.mark.parametrize("aliases", [["a\n"], [""], [7], "x" * 201])
+def test_aliases_are_names(registry: Registry, aliases: Any) -> None:
+    """A single text is one of them."""
+    with pytest.raises(InvalidHandler, match="is no name"):
+        registry.register(price, aliases=aliases)
+    with pytest.raises(InvalidHandler, match="is no name"):
+        task(aliases=aliases, registry=registry)(prize)
 
 
 def test_what_decorators_said_is_told_by_name_and_alias(registry: Registry) -> None:

@@ -56,16 +56,22 @@ class Registry:
         if not callable(fn):
             raise InvalidHandler(f"{fn!r:.80} of type {type(fn).__qualname__} cannot be called")
         given = _checked(canonical_name(fn) if name is None else name)
-        names = (given, *(_checked(alias) for alias in aliases))
+        names = (given, *(_checked(alias) for alias in one_or_several(aliases)))
         for taken in names:
             other = self._handlers.get(taken)
             if other is not None and _identity(other.fn) != _identity(fn):
                 raise DuplicateHandler(f"{taken!r} is {canonical_name(other.fn)} already", hint="give one of them name=…")
-        handler = Handler(given, fn, names[1:], options, describe(fn, name=given, registered=True))
+        handler = Handler(given, fn, names[1:], options, self._described(fn, given))
         for each in names:
             self._handlers[each] = handler
         self._found.clear()
         return handler
+
+    def _described(self, fn: Callable[..., Any], name: str) -> Description:
+        """Return what is known of a function under its name here. A handler that workers know keeps the name that they know."""
+        if self is not default_registry and describe(fn).registered:
+            return Description(fn, name, registered=True)
+        return describe(fn, name=name, registered=True)
 
     def bind(self, queue: str, type: str, fn: Any, *, options: Any = None) -> Handler:
         """Register a handler for the tasks of one type in one queue: its name is `queue/type`.
@@ -197,10 +203,16 @@ def _info(handler: Handler) -> HandlerInfo:
     return HandlerInfo(handler.name, handler.aliases, canonical_name(handler.fn), usage, words, said, handler.description.arity)
 
 
-def _checked(name: str) -> str:
-    if not name or len(name) > NAME_LENGTH_MAX or not name.isprintable() or name != name.strip():
+def one_or_several(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names as a tuple: a single text is one name."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _checked(name: Any) -> str:
+    is_text = isinstance(name, str)
+    if not is_text or not name or len(name) > NAME_LENGTH_MAX or not name.isprintable() or name != name.strip():
         raise InvalidHandler(f"{name!r:.80} is no name: printable text of 1 to {NAME_LENGTH_MAX} characters is")
-    return name
+    return str(name)
 
 
 default_registry = Registry()

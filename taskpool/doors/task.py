@@ -9,7 +9,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, overlo
 
 from taskpool.core.directory import route
 from taskpool.core.queues import DEFAULT
-from taskpool.core.registry import Registry, default_registry
+from taskpool.core.registry import Registry, default_registry, one_or_several
 from taskpool.doors.client import current_pool
 from taskpool.doors.future import TaskFuture
 from taskpool.doors.options import NOTHING_SAID, Said, TaskOptions
@@ -108,7 +108,7 @@ class _Decorator:
     """What `@task(…)` with options decorates with."""
 
     def __init__(self, name: str | None, aliases: Iterable[str], registry: Registry, said: Said) -> None:
-        self._name, self._aliases, self._registry, self._said = name, tuple(aliases), registry, said
+        self._name, self._aliases, self._registry, self._said = name, one_or_several(aliases), registry, said
 
     @overload
     def __call__(self, fn: Callable[Concatenate[Controller, P], R], /) -> TaskFunction[P, R]: ...

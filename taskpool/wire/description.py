@@ -203,8 +203,8 @@ class Description:
         by_place = [word for word, p in zip(words, self.parameters, strict=True) if not p.keyword]
         by_name = [word for word, p in zip(words, self.parameters, strict=True) if not p.positional]
         either = [word for word, p in zip(words, self.parameters, strict=True) if p.positional and p.keyword]
-        parts = [*by_place, *["/"][: len(by_place)], *either, *["*"][: len(by_name)], *by_name]
-        return f"it is called as {self.name.rpartition(':')[2]}({', '.join(parts)}{', …' if self.open_ended else ''})"
+        parts = [*by_place, *["/"][: len(by_place)], *either, *["*"][: len(by_name)], *by_name, *["…"][: self.open_ended]]
+        return f"it is called as {self.name.rpartition(':')[2]}({', '.join(parts)})"
 
 
 _described: weakref.WeakKeyDictionary[types.FunctionType, Description] = weakref.WeakKeyDictionary()
