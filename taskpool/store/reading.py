@@ -18,7 +18,7 @@ from taskpool.core.events import Holder, ScheduleRow, TaskRow
 from taskpool.core.graph import HELD_AT
 from taskpool.errors import NotFound
 from taskpool.model import Attempt, Codec, Explanation, Filter, FlowState, Occurrence, Queue, QueueState, Schedule, Task
-from taskpool.store import graphs, queue_rows, records, search, waits
+from taskpool.store import graphs, queue_rows, records, replies, search, waits
 from taskpool.store.children import ChildReading
 from taskpool.store.conditions import in_our_words, in_words
 from taskpool.store.connection import connect_reader, pragmas
@@ -183,19 +183,13 @@ class Reading(ChildReading):
 
     def replies(self, mailbox: str, after: int = 0, limit: int = 100) -> list[Replied]:
         """Return up to `limit` responses of a mailbox that nobody has acknowledged, oldest first, with numbers above `after`."""
-        found = self._read(
-            "SELECT seq, mailbox, task_id, name, status, attempts, codec, result, error, completed_at FROM reply "
-            "WHERE mailbox = ? AND seq > ? ORDER BY seq LIMIT ?",
-            (mailbox, after, limit),
-        )
-        return [
-            Replied(seq, mailbox, task_id, name, status, attempts, codec, result, records.error(error), at)
-            for seq, mailbox, task_id, name, status, attempts, codec, result, error, at in found
-        ]
+        with in_words(self.path):
+            return replies.lying(self._db, mailbox, after, limit)
 
     def mailboxes(self) -> dict[str, int]:
         """Return the mailboxes in which something lies, by name, and how much."""
-        return dict(self._read("SELECT mailbox, COUNT(*) FROM reply GROUP BY mailbox ORDER BY mailbox"))
+        with in_words(self.path):
+            return replies.counts(self._db)
 
     # ---- the log of transitions -------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from taskpool.core.effects import NONE, Key
 from taskpool.core.events import DueStep
 from taskpool.errors import BatchConflict, InvalidTask, QueueNotRegistered
 from taskpool.model import Progress, Queue, TaskError
-from taskpool.store import connection, eventlog, pruning, queue_rows, schema, stages
+from taskpool.store import connection, eventlog, pruning, queue_rows, replies, schema, stages
 from taskpool.store.check import Check
 from taskpool.store.conditions import EffectChanged, Refused, StaleEpoch, StoreBusy, StoreFull, StoreIOError, in_our_words, in_words
 from taskpool.store.effects import Effects
@@ -34,7 +34,6 @@ from taskpool.store.places import Places
 from taskpool.store.plans import refused_with, unrefused
 from taskpool.store.reading import LIVE, Reading
 from taskpool.store.transactions import Transactions
-from taskpool.store.wanted import numbers
 from taskpool.store.writing import Writer
 from taskpool.wire.jobs import Report
 
@@ -348,10 +347,7 @@ class Store(Reading, InboxReading):
     def acknowledge(self, mailbox: str, seqs: Sequence[int]) -> list[int]:
         """Take responses out of a mailbox and return the numbers of those that were in it."""
         with self._transactions.one():
-            mine = f"mailbox = ? AND seq IN (SELECT value FROM json_each('{numbers(seqs)}'))"
-            found = self._db.execute(f"SELECT seq FROM reply WHERE {mine} ORDER BY seq", (mailbox,)).fetchall()
-            self._db.execute(f"DELETE FROM reply WHERE {mine}", (mailbox,))
-        return [seq for (seq,) in found]
+            return replies.take_out(self._db, mailbox, seqs)
 
     def save_progress(self, progress: Sequence[tuple[int, Progress]]) -> bool:
         """Store the latest progress of running tasks and return whether that could be done now.
