@@ -38,7 +38,7 @@ from taskpool.supervisor.inbox import Inbox
 from taskpool.supervisor.loop import Loop
 from taskpool.supervisor.server import Connection, Server
 from taskpool.testing.simulation.effects import TABLES
-from taskpool.testing.simulation.laws import obey
+from taskpool.testing.simulation.fates import obey
 from taskpool.testing.simulation.model_engine import Mark, ModelJob
 from taskpool.testing.simulation.model_store import ARRIVALS_MAX, ModelStore, Witness
 from taskpool.testing.simulation.shell import CANCEL, CRON, EXECUTE, RETRY, UPDATE, Ended, Shell

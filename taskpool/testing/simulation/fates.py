@@ -14,6 +14,12 @@ class LawBroken(AssertionError):
     """The scheduler broke one of its promises; the message says which, and how to see it again."""
 
 
+def obey(holds: object, words: str) -> None:
+    """Raise LawBroken with these words unless the law holds."""
+    if not holds:
+        raise LawBroken(words)
+
+
 class Fate:
     """What became of one attempt: was its body begun, and how did that end (REPORTED, CRASH, LOST, the why of a kill, or "")."""
 

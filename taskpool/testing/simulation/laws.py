@@ -17,7 +17,6 @@ from taskpool.core.fleet import SPAWN_BACKOFF_MAX_NS
 from taskpool.core.lifecycle import (
     CANCELLED,
     FAILED,
-    INTERRUPTED,
     PENDING,
     QUEUED,
     RETRYING,
@@ -28,10 +27,19 @@ from taskpool.core.lifecycle import (
 )
 from taskpool.core.mailbox import Mailbox
 from taskpool.core.scheduler import Scheduler
-from taskpool.model import Options, Queue, Schedule, TaskError, TaskSpec
+from taskpool.model import Schedule, TaskSpec
 from taskpool.testing.simulation import children
+from taskpool.testing.simulation.counting import (
+    CHARGED,
+    OUTCOMES,
+    allowed_attempts,
+    check_policy,
+    in_words,
+    outcomes,
+    warrants_retry,
+)
 from taskpool.testing.simulation.effects import must_fail
-from taskpool.testing.simulation.fates import CRASH, GONE, LOST, REPORTED, Fate, Fates, LawBroken
+from taskpool.testing.simulation.fates import CRASH, Fate, Fates, LawBroken, obey
 from taskpool.testing.simulation.graphs import Stored
 from taskpool.testing.simulation.keys import is_beyond, is_free, waits_for_key, waits_for_line
 from taskpool.testing.simulation.model_engine import ALIVE, ModelEngine, ModelJob
@@ -39,36 +47,8 @@ from taskpool.testing.simulation.model_store import ModelStore, place
 from taskpool.testing.simulation.paces import Paces
 from taskpool.wire import jobs
 
-CHARGED = ("succeeded", "failed", "retrying")  # outcomes that count against max_attempts
-OUTCOMES = {
-    "succeeded": (SUCCEEDED,),
-    "failed": (FAILED,),
-    "retrying": (RETRYING,),
-    "cancelled": (CANCELLED,),
-    "returned": (QUEUED,),
-    "snoozed": (PENDING,),
-    "stopped": (PENDING, FAILED, INTERRUPTED),
-    "interrupted": (PENDING, FAILED, INTERRUPTED),
-}
 TIMER_SLACK_S = 1e-5  # instants are whole µs
 SPAWN_WAIT_S_MAX = SPAWN_BACKOFF_MAX_NS / NS
-
-
-def obey(holds: object, words: str) -> None:
-    """Raise LawBroken with these words unless the law holds."""
-    if not holds:
-        raise LawBroken(words)
-
-
-def allowed_attempts(options: Options, queue: Queue | None) -> int:
-    """Return how many charged attempts the specification grants (0: any number)."""
-    if options.at_most_once:
-        return 1
-    if options.max_attempts is not None:
-        return options.max_attempts if options.max_attempts >= 1 else 1
-    if options.retry is not None:
-        return options.retry.maximum_attempts
-    return 1 if queue is None or queue.max_retry is None else 1 + queue.max_retry
 
 
 class Laws:
@@ -180,14 +160,14 @@ class Laws:
         if not fate.begun:
             self.paces.returned(row.queue, row.id, closed.attempt)
         who = f"attempt {closed.attempt} of task {row.id}"
-        allowed = _outcomes(fate, row)
+        allowed = outcomes(fate, row)
         if outcome == "succeeded" and fate.report is not None and fate.report.effects:
             self.effects[row.id, closed.attempt] += 1
         if outcome == "succeeded":
             self.children.update(children.expected(fate.report))
         if self.stopping and allowed == ("cancelled",) and row.cancel_requested_at is None:
             allowed = ("cancelled", "stopped")  # it gave up by its own wish just when it was to be told to
-        obey(outcome in allowed, f"{who} ended {outcome}, but it was {_in_words(fate, row)}")
+        obey(outcome in allowed, f"{who} ended {outcome}, but it was {in_words(fate, row)}")
         obey(save.to in OUTCOMES[outcome], f"{who} ended {outcome}, and its task became {save.to}")
         charged = row.charged + (outcome in CHARGED)
         obey(save.charged == charged, f"{who} ended {outcome}, and {save.charged} attempts were charged, not {charged}")
@@ -204,7 +184,7 @@ class Laws:
         if outcome in ("failed", "retrying"):
             self._retry(row, save, fate, who, extras)
         if outcome in ("stopped", "interrupted"):
-            _policy(row, save, who, extras)
+            check_policy(row, save, who, extras)
         if outcome == "snoozed":
             in_time = row.options.deadline_at is None or (save.scheduled_at or 0) < row.options.deadline_at
             obey(in_time, f"{who} was snoozed beyond its deadline")
@@ -221,7 +201,7 @@ class Laws:
             f"{who} failed by {error.kind}, not an effect",
         )
         queue = self.store.queues.get(row.queue)
-        wanted = _warrants_retry(row.options, queue, error, save.charged, extras.crashes)
+        wanted = warrants_retry(row.options, queue, error, save.charged, extras.crashes)
         deadline = row.options.deadline_at
         if save.to == RETRYING:
             due = save.scheduled_at
@@ -462,67 +442,3 @@ def _counts(box: Mailbox) -> bool:
     """Return whether what a worker does counts against the machine: of callers' tasks, those that say what they need."""
     options = next(iter(box.sent.values())).options
     return not box.leaving or (box.caller is not None and (options.cpus is not None or options.memory is not None))
-
-
-def _outcomes(fate: Fate, row: TaskRow) -> tuple[str, ...]:
-    """Return how an attempt may be recorded, by what truly happened to it."""
-    cancelled = row.cancel_requested_at is not None
-    if fate.void:
-        return ("cancelled",) if cancelled else ("interrupted",)
-    if fate.end == REPORTED and fate.report is not None:
-        return _reported(jobs.ERROR if must_fail(fate.report) else fate.report.outcome, fate, cancelled=cancelled)
-    if cancelled:
-        return ("cancelled",)
-    if not fate.begun:
-        return ("returned",)
-    if fate.end in (CRASH, "timeout", "deadline", "heartbeat", "memory"):
-        return ("retrying", "failed")
-    return {LOST: ("interrupted",), GONE: ("interrupted",), "stop": ("stopped",), "cancel": ("cancelled",)}.get(fate.end, ())
-
-
-def _reported(outcome: int, fate: Fate, *, cancelled: bool) -> tuple[str, ...]:
-    if outcome == jobs.OK:
-        return ("succeeded",)
-    if cancelled:
-        return ("cancelled",)
-    if outcome == jobs.CANCELLED:
-        if not fate.told_to_stop and not fate.orphan:
-            return ("cancelled",)
-        return ("stopped",) if fate.begun else ("returned",)
-    if outcome == jobs.SNOOZED:
-        return ("snoozed", "failed")
-    return ("retrying", "failed")
-
-
-def _in_words(fate: Fate, row: TaskRow) -> str:
-    words = [fate.end or "running" if fate.begun else "never begun"]
-    words += [f"reported {fate.report.outcome}"] if fate.report is not None else []
-    words += ["to be cancelled"] if row.cancel_requested_at is not None else []
-    words += ["void"] if fate.void else []
-    return ", ".join(words)
-
-
-def _warrants_retry(options: Options, queue: Queue | None, error: TaskError, charged: int, crashes: int) -> bool:
-    """Return whether the specification grants another attempt (§7), time left aside."""
-    if options.at_most_once or error.kind in ("decode", "deadline"):
-        return False
-    if error.kind == "effect" and (options.retry is None or "effect" not in options.retry.retryable_error_kinds):
-        return False
-    if error.kind == "panic" and crashes >= options.crash_limit:
-        return False
-    limit = allowed_attempts(options, queue)
-    if limit == 0 and error.retryable:
-        return True
-    listed = options.retry is not None and error.kind in options.retry.non_retryable_error_kinds
-    return charged < limit and error.retryable and not listed
-
-
-def _policy(row: TaskRow, save: cmd.End, who: str, extras: cmd.Extras) -> None:
-    """What was stopped or interrupted goes on as its on_interrupt says."""
-    options = row.options
-    policy = "hold" if options.at_most_once else options.on_interrupt
-    if policy == "rerun" and extras.interruptions < options.max_interruptions:
-        wanted = PENDING
-    else:
-        wanted = FAILED if policy == "fail" else INTERRUPTED
-    obey(save.to == wanted, f"{who} was interrupted; its policy {policy} says {wanted}, not {save.to}")

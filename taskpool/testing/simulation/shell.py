@@ -20,7 +20,8 @@ from taskpool.model import Options, Schedule
 from taskpool.supervisor.inbox import Inbox
 from taskpool.testing.simulation.callers import ModelCallers
 from taskpool.testing.simulation.conditions import Conditions
-from taskpool.testing.simulation.laws import Laws, obey
+from taskpool.testing.simulation.fates import obey
+from taskpool.testing.simulation.laws import Laws
 from taskpool.testing.simulation.model_engine import ModelEngine, ModelJob
 from taskpool.testing.simulation.model_store import ModelStore
 from taskpool.testing.simulation.trace import NEW, Coverage, Trace

@@ -20,8 +20,8 @@ from taskpool.core.lifecycle import RUNNING, TERMINAL
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import FlowSpec, Options, Queue, TaskSpec
 from taskpool.testing.simulation.conditions import conditions, pruning, spawning
-from taskpool.testing.simulation.fates import Fates, LawBroken
-from taskpool.testing.simulation.laws import Laws, obey
+from taskpool.testing.simulation.fates import Fates, LawBroken, obey
+from taskpool.testing.simulation.laws import Laws
 from taskpool.testing.simulation.model_engine import ModelEngine, ModelWorker
 from taskpool.testing.simulation.model_store import ModelStore
 from taskpool.testing.simulation.shell import ECHOES_MAX, Ended, Killed, Said, Shell
