@@ -128,7 +128,8 @@ def encode_call(
 def dump_by_value(value: Any) -> bytes:
     """Return the value pickled such that functions and classes that nobody can import travel as code.
 
-    Globals of `__main__` that such a function uses travel too; those of an imported module are the worker's own.
+    Globals that such a function uses travel too, if it is of `__main__` or of no module at all (`exec`); those of an imported
+    module are the worker's own.
     """
     try:
         data = pickle.dumps(value, _PROTOCOL)
@@ -141,7 +142,8 @@ def dump_by_value(value: Any) -> bytes:
     import dill
 
     function = value[0] if isinstance(value, tuple) and value else value
-    in_main = getattr(function, "__module__", None) in ("__main__", "__mp_main__", None)
+    module = getattr(function, "__module__", None)
+    in_main = module in ("__main__", "__mp_main__") or module not in sys.modules  # else dill would take all there are
     return bytes(dill.dumps(value, _PROTOCOL, recurse=in_main))
 
 

@@ -124,6 +124,7 @@ WAYS = {
     "-c": ["-c", "{code}"],
     "stdin": ["-"],
     "a cell": ["-c", "import sys; exec(compile(sys.stdin.read(), '<cell 1>', 'exec'), {{'__name__': '__main__'}})"],
+    "a namespace": ["-c", "import sys; exec(sys.stdin.read(), {{'__name__': 'of no module'}})"],
     "optimised, all warnings are errors": ["-OO", "-W", "error", "-"],
     "isolated": ["-I", "-c", "import sys; sys.path.insert(0, {root!r}); exec(sys.stdin.read())"],
     "development mode": ["-X", "dev", "-"],
