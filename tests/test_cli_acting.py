@@ -481,7 +481,30 @@ def test_an_app_that_cannot_be_imported_ends_the_server_in_words(home: Path) -> 
     done = program(home, "y.db")("serve", "broken.py")
     assert done.returncode == 1
     assert "no_such_module" in done.stderr
+    assert "tried again" not in done.stderr
     assert program(home, "y.db")("serve", "absent.py").returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "line"),
+    [
+        ("def f(:\n", "SyntaxError", "line 1"),
+        ("def g():\n    1 / 0\n\ng()\n", "ZeroDivisionError: division by zero", "line 2, in g"),
+        ("import sys\nsys.exit('not here')\n", "SystemExit: not here", "line 2, in <module>"),
+        ("from taskpool import task\n@task(timeout=-1)\ndef f(): pass\n", "InvalidTask", "line 2, in <module>"),
+    ],
+)
+def test_a_target_that_fails_as_it_is_imported_is_told_with_its_own_traceback(home: Path, text: str, words: str, line: str) -> None:
+    (home / "broken.py").write_text(text)
+    done = program(home, "z.db")("run", "broken.py:f", "1")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"error: broken.py cannot be imported: {words}" in done.stderr
+    assert line in done.stderr
+    assert "taskpool/cli" not in done.stderr
+    assert "importlib" not in done.stderr
+    document = json.loads(program(home, "z.db")("run", "broken.py:f", "1", "--json").stdout)
+    assert document["error"]["code"] == "handler_not_found"
+    assert words in document["error"]["message"]
 
 
 @pytest.mark.parametrize("words", [["submit", "jobs:price", "1"], ["cancel", "1"], ["retry", "1"], ["wait", "2"]])

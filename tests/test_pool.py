@@ -764,6 +764,7 @@ def test_a_script_without_the_guard_is_told_so(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert 'if __name__ == "__main__":' in done.stderr
     assert "MissingGuard: a module" in done.stderr
+    assert "tried again" not in done.stderr
 
 
 def test_functions_and_errors_of_a_script(tmp_path: Path) -> None:

@@ -40,12 +40,16 @@ MEANING = {
 
 
 class CliError(errors.TaskpoolError):
-    """A verb cannot do what was asked. code is for programs, exit for the shell, hint says what to do."""
+    """A verb cannot do what was asked. code is for programs, exit for the shell, hint says what to do.
 
-    def __init__(self, message: str, exit_code: Exit, code: str, hint: str = "") -> None:
+    detail: lines that people see before the message, such as the traceback of a module of theirs.
+    """
+
+    def __init__(self, message: str, exit_code: Exit, code: str, hint: str = "", detail: str = "") -> None:
         super().__init__(message, hint=hint)
         self.exit = exit_code
         self.code = code
+        self.detail = detail
 
 
 _NONSENSE = (

@@ -136,6 +136,10 @@ def _run(args: list[str], session: Session) -> int:
     except click.ClickException as error:
         return _complain(session, args, error.format_message(), Exit.USAGE, "usage", _usage_hint(error))
     except TaskpoolError as error:
+        if detail := getattr(error, "detail", ""):
+            from taskpool.cli.escape import many_lines
+
+            print(many_lines(detail), file=sys.stderr)
         return _complain(session, args, error.message, exit_of(error), error.code, error.hint)
 
 

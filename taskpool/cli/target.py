@@ -104,6 +104,9 @@ def find_function(name: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         hint = "a module is looked for in this directory and where Python looks"
         raise CliError(f"{module_name} cannot be imported: {error}", Exit.NOT_FOUND, "handler_not_found", hint) from error
+    except (Exception, SystemExit) as error:
+        words = f"{module_name} cannot be imported: {type(error).__name__}: {error}"
+        raise CliError(words, Exit.NOT_FOUND, "handler_not_found", detail=_traceback(error)) from error
     for part in path.split("."):
         try:
             found = getattr(found, part)
@@ -128,3 +131,16 @@ def import_module(name: str) -> Any:
     if name.endswith(".py") and Path(getattr(module, "__file__", None) or "").resolve() != Path(name).resolve():
         raise ModuleNotFoundError(f"another module is called {module_name!r} ({module.__file__}): rename {name}")
     return module
+
+
+def _traceback(error: BaseException) -> str:
+    """Return the traceback of a failed import, without the frames that only lead to the module."""
+    import traceback
+
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_IMPORTERS):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+
+
+_IMPORTERS = (__file__, os.path.dirname(importlib.__file__), "<frozen ")

@@ -304,11 +304,15 @@ class Supervisor:
         self._poller.wake()
 
     def _deliver(self, event: ev.Event | Wish) -> None:
-        """Take an event of the engine. That no worker can be started is told at once: nothing else may ever happen."""
+        """Take an event of the engine. That no worker can be started is told at once: nothing else may ever happen.
+
+        Not when the handlers' modules are the reason: that has been told, and ends the pool.
+        """
         if isinstance(event, Wish):
             self._spawning.take(event)
             return
-        if type(event) is ev.WorkerFailed and time.monotonic() - self._told_failure_at > TELL_FAILURE_S:
+        told = self._failure is not None or time.monotonic() - self._told_failure_at <= TELL_FAILURE_S
+        if type(event) is ev.WorkerFailed and not told:
             self._told_failure_at = time.monotonic()
             self._warn(f"a worker could not be started, and will be tried again: {event.error}")
         self._loop.deliver(event)
