@@ -750,6 +750,29 @@ def test_a_pool_that_is_never_left_ends_with_its_script(tmp_path: Path) -> None:
     assert not processes_of(Path(store))
 
 
+@pytest.mark.parametrize(("store", "rest"), [("'x.db'", "x.db goes on with them"), ("None", "gone with its private store")])
+@pytest.mark.parametrize("drop", ["", "pool = None"])
+def test_a_pool_that_is_never_left_says_which_tasks_it_had_to_do(tmp_path: Path, store: str, rest: str, drop: str) -> None:
+    command = script(
+        tmp_path,
+        f"""
+        import time
+        from taskpool import Pool
+
+        if __name__ == "__main__":
+            pool = Pool({store}, workers=1)
+            done = pool.submit(abs, -3).result()
+            futures = [pool.submit(time.sleep, 600) for _ in range(2)]
+            {drop}
+        """,
+    )
+    done = subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert done.returncode == 0
+    (said,) = done.stderr.splitlines()
+    assert "2 of its tasks had not ended" in said
+    assert rest in said
+
+
 def test_a_script_without_the_guard_is_told_so(tmp_path: Path) -> None:
     command = script(
         tmp_path,

@@ -113,7 +113,7 @@ class Pool(Client):
             _throw_away(directory)
             raise
         # Also for a pool that is never left: at its collection, or at the interpreter's end.
-        self._finalizer = weakref.finalize(self, _end, self._supervisor, directory)
+        self._finalizer = weakref.finalize(self, _end, self._supervisor, directory, self.settings.store)
         self._left = False
         for notice in self.notices:
             print(f"taskpool: {notice}", file=sys.stderr)
@@ -269,16 +269,21 @@ def _check_grace(grace: Any) -> None:
         raise InvalidTask(f"grace must be a number of seconds, or None: {grace!r:.120}")
 
 
-def _end(supervisor: Supervisor, directory: str | None) -> None:
-    """End a pool for good, and throw its private store away."""
+def _end(supervisor: Supervisor, directory: str | None, store: str) -> None:
+    """End a pool for good, and throw its private store away. That a pool which nobody left had tasks to do is said."""
     link = supervisor.link
     assert link is not None
     if link.forked:
         return  # a child of the owner: nothing of it is ours
+    dropped = not supervisor.asked and not link.stopped  # the script ends, or lets go of its pool, without having left it
     try:
-        if not supervisor.asked and not link.stopped:  # the script ends without having left its pool
+        if dropped:
             supervisor.ask_to_stop(0.0)
         supervisor.end()
+        if dropped and link.lost:
+            rest = "they are gone with its private store" if directory else f"{store} goes on with them when a pool is opened on it"
+            words = f"a pool was neither closed nor left by `with`, and {link.lost} of its tasks had not ended; {rest}"
+            print(f"taskpool: {words}", file=sys.stderr)
     finally:
         _throw_away(directory)
 
