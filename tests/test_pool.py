@@ -289,6 +289,9 @@ def test_bulk_cancel_and_retry(pool: Pool) -> None:
     assert pool.count(queue="bulk", status="cancelled") == 4
     assert again.id == futures[0].id
     assert again.result(WAIT_S) == 0
+    mixed = [futures[1].id, again.id, 10**9]
+    assert pool.retry(mixed) == ([futures[1].id], [10**9, again.id])
+    assert pool.cancel([10**9]) == ([], [10**9])
 
 
 def test_retries_and_snoozes(pool: Pool, tmp_path: Path) -> None:

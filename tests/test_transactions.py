@@ -470,8 +470,9 @@ def test_try_execute_now_says_whether_they_are_there(pool: Pool, mine: sqlite3.C
         pool.future(lost)
     with pytest.raises(NotFound, match=f"there is no task {lost.uid}"):
         pool.get(lost.uid)
-    with pytest.raises(InvalidTask, match="must be a UUID"):
-        pool.get("seven")
+    for wrong in ("seven", "7", None, 7.0):
+        with pytest.raises(InvalidTask, match=r"named by its id \(a whole number\), its UUID"):
+            pool.get(wrong)  # type: ignore[arg-type]
     assert try_execute_now()
 
 

@@ -76,7 +76,7 @@ class Asked:
 
     def retry(self, event: RetryAsked, now: Instant, out: list[Command]) -> None:
         """Give ended tasks a new round, and let those that wait for their next attempt have it now."""
-        accepted, refused = [], []
+        accepted, refused = [], list(event.absent)
         for row in event.rows:
             row = self._table.now(row)
             if row.status in TERMINAL and (row.status != SUCCEEDED or event.force) and self._may_have_key(row, event, now):

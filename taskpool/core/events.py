@@ -225,7 +225,7 @@ class CancelAsked(msgspec.Struct, tag=True):
 class RetryAsked(msgspec.Struct, tag=True):
     """Somebody gives ended tasks a new round; rows as the store has them, as the holders of their unique keys.
 
-    client 0: nobody waits for the answer.
+    client 0: nobody waits for the answer; absent: ids that were asked for, and that no task has.
     """
 
     client: int
@@ -234,6 +234,7 @@ class RetryAsked(msgspec.Struct, tag=True):
     force: bool = False
     steps: frozenset[int] = frozenset()  # those that depend on others
     holders: dict[str, Holder] = {}
+    absent: list[int] = []
 
 
 class UpdateAsked(msgspec.Struct, tag=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol, Unpack
+from typing import Any, Protocol, Unpack, cast
 
 import msgspec
 
@@ -53,10 +53,12 @@ class Amending(Observing):
 
     def _id_of(self, task: str | HasUid) -> int:
         """Return the id of a task that the supervisor may not have seen yet."""
-        text: object = task if isinstance(task, str) else getattr(task, "uid", None)
-        if not isinstance(text, str):
-            raise InvalidTask(f"a task is named by its id, its UUID or what enqueue returned: {task!r:.120}")
-        uid = uid_of(text)
+        text = task if isinstance(task, str) else getattr(task, "uid", None)
+        try:
+            uid = uid_of(cast("str", text))
+        except InvalidTask:
+            words = f"a task is named by its id (a whole number), its UUID or what enqueue returned: {task!r:.120}"
+            raise InvalidTask(words) from None
         found = self._link.request(lambda seq: wire.Find(seq, [uid])).ids or [0]
         if not found[0]:
             hint = "" if isinstance(task, str) else "its transaction has not committed, or was rolled back"

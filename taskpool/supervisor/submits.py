@@ -217,7 +217,9 @@ def retry_of(store: Store, client: int, seq: int, ids: Sequence[int], *, force: 
     rows = store.rows(ids)
     keys = {row.unique for row in rows if row.unique is not None}
     holders = store.unique_holders(keys) if keys else {}
-    return ev.RetryAsked(client, seq, rows, force, store.dependent(ids), holders)
+    found = {row.id for row in rows}
+    absent = [task_id for task_id in ids if task_id not in found]
+    return ev.RetryAsked(client, seq, rows, force, store.dependent(ids), holders, absent)
 
 
 def _is_inner(step: StepSpec) -> bool:
