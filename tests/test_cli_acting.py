@@ -664,6 +664,21 @@ def test_ctrl_c_stops_a_run_and_the_rest_waits(home: Path, gate: Path, start: St
     assert program(home, "z.db")("run", "jobs.py:hold", str(gate)).returncode == 0
 
 
+@pytest.mark.parametrize("fresh", [[], ["--fresh"]])
+def test_a_run_whose_server_dies_says_how_far_it_came(home: Path, gate: Path, start: Start, fresh: list[str]) -> None:
+    server = start(home, "z.db", "serve", "--workers", "1")
+    assert server.stderr is not None
+    read_until(server.stderr, "ready")
+    client = start(home, "z.db", "--json", "run", *fresh, "jobs.py:hold", "jobs.py", str(gate), "--keep-order")
+    assert client.stdout is not None
+    assert json.loads(client.stdout.readline())["status"] == "succeeded"
+    server.kill()
+    assert client.wait(30) == 4
+    error = json.loads(client.stdout.read())["error"]
+    assert error["message"].endswith(": 1 of 2 are finished")
+    assert error["hint"] == f"the same command {'without --fresh ' if fresh else ''}goes on"
+
+
 def test_a_reader_of_results_that_leaves_is_no_error(home: Path) -> None:
     command = f"{sys.executable} -m taskpool -C z.db run jobs.py:double $(seq 200) 2>err | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(

@@ -124,6 +124,7 @@ def command(
     options = {"timeout": timeout, "deadline": None if deadline is None else max(0.001, deadline / US - time.time())}
     options["max_attempts"] = max_attempts
     said = {key: value for key, value in options.items() if value is not None}
+    again = "the same command without --fresh goes on" if fresh else "the same command goes on"
     with JobLog(joblog) as log, _pool(session, workers) as pool:
         run = Run(session, pool, target, inputs, name, log, keep_order=keep_order, max_fails=max_fails)
         try:
@@ -132,8 +133,11 @@ def command(
         except KeyboardInterrupt:
             if type(pool) is Client:  # a pool of our own stops with us, and keeps what waits
                 run.stop()
-            session.note(f"\nstopped: {run.finished:,} of {len(inputs.items):,} are finished; the same command goes on")
+            session.note(f"\nstopped: {run.finished:,} of {len(inputs.items):,} are finished; {again}")
             raise
+        except PoolStopped as error:
+            message = f"{error.message}: {run.finished:,} of {len(inputs.items):,} are finished"
+            raise CliError(message, Exit.NO_SERVER, error.code, again) from error
         finally:
             run.close()
         run.summarise()
