@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import itertools
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -239,6 +242,51 @@ def test_a_slow_input_does_not_hold_back_what_came(connected: Any) -> None:
 
     assert list(client.map(work, items())) == [1, 2]
     assert first_is_stored.is_set()
+
+
+class Broken(io.StringIO):
+    """A stderr whose reader is gone, whose disk is full, or that somebody closed."""
+
+    def __init__(self, error: Exception, terminal: bool) -> None:
+        super().__init__()
+        self._error, self._terminal = error, terminal
+        self.tried = threading.Event()
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+    def write(self, text: str) -> int:
+        self.tried.set()
+        raise self._error
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(errno.ENOSPC, "full"), ValueError("closed")])
+def test_progress_that_cannot_be_written_costs_nothing(
+    connected: Any, monkeypatch: pytest.MonkeyPatch, terminal: bool, error: Exception
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("taskpool.doors.progress._Lines.every_s", 0.01)
+    client, peer = connected()
+    stderr = Broken(error, terminal)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr)
+        results = client.map(work, range(2), progress=True)
+        peer.wait_specs(2)
+        peer.succeed(1, "a")
+        assert next(results) == "a"
+        assert stderr.tried.wait(WAIT_S)  # by the io thread, off a terminal
+        peer.succeed(2, "b")
+        assert list(results) == ["b"]
+        assert sys.stderr is stderr  # what rich took it has given back
+    assert not client._link.stopped
+
+
+def test_progress_without_any_stderr(connected: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    client, _ = connected(counting())
+    monkeypatch.setattr(sys, "stderr", None)
+    assert len(list(client.map(work, range(20), progress=True))) == 20
+    assert capsys.readouterr().out == ""
 
 
 def test_progress_is_told_in_lines_off_a_terminal(connected: Any, capsys: pytest.CaptureFixture[str]) -> None:

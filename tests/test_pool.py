@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -492,17 +493,21 @@ def test_what_waits_and_what_runs_survives_an_exception(tmp_path: Path) -> None:
         assert again.cancel(force=True)
 
 
+# How it died is not waited for longer than 30 ms: on a busy machine the kernel may take more to have it ready.
+DIED = r"the supervisor \(pid \d+\) (was killed by SIGKILL|closed the connection)"
+
+
 def test_kill_9_of_the_supervisor_is_told_at_once(tmp_path: Path) -> None:
     """Every open future and later call raises PoolStopped that says how it died; the store goes on in the next pool."""
     store = tmp_path / "x.db"
-    with pytest.raises(PoolStopped, match="SIGKILL"), Pool(store, workers=1) as pool:
+    with pytest.raises(PoolStopped, match=DIED), Pool(store, workers=1) as pool:
         done = pool.submit(add, 1, 2)
         assert done.result(WAIT_S) == 3
         futures = [pool.submit(begin_and_nap, str(tmp_path / "a")), *pool.submit_many(add, range(5))]
         wait_file(tmp_path / "a")
         os.kill(pool.pid, signal.SIGKILL)
         for future in futures:
-            with pytest.raises(PoolStopped, match="SIGKILL"):
+            with pytest.raises(PoolStopped, match=DIED):
                 future.result(WAIT_S)
         assert done.result() == 3
         pool.submit(add, 1)
@@ -514,7 +519,7 @@ def test_kill_9_of_the_supervisor_is_told_at_once(tmp_path: Path) -> None:
 
 def test_leaving_a_pool_whose_supervisor_dies_is_no_success(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Nobody asks the futures: leaving the block must tell that they did not end. What may be known already is only written."""
-    told = r"SIGKILL: 1 of its tasks had not ended; .*x\.db goes on"
+    told = DIED + r": 1 of its tasks had not ended; .*x\.db goes on"
     with pytest.raises(PoolStopped, match=told), Pool(tmp_path / "x.db", workers=1) as pool:
         pool.submit(begin_and_nap, str(tmp_path / "a"))
         wait_file(tmp_path / "a")
@@ -524,7 +529,7 @@ def test_leaving_a_pool_whose_supervisor_dies_is_no_success(tmp_path: Path, capf
         wait_file(tmp_path / "b")
         os.kill(pool.pid, signal.SIGKILL)
         assert isinstance(future.exception(WAIT_S), PoolStopped)
-    assert "SIGKILL: 1 of its tasks had not ended\n" in capfd.readouterr().err
+    assert re.search(DIED + ": 1 of its tasks had not ended\n", capfd.readouterr().err)
 
 
 def test_a_batch_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ it nothing, and misses nothing.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 import traceback
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
+from taskpool.doors.telling import tell
 from taskpool.errors import InvalidTask, PoolStopped, TaskpoolError
 from taskpool.model import Status
 from taskpool.store import eventlog
@@ -176,7 +176,7 @@ class Hook:
                     if self._wanted.fits(event):
                         self._call(event)
         except TaskpoolError as error:
-            print(f"taskpool: a hook ends: {error}", file=sys.stderr)
+            tell(f"taskpool: a hook ends: {error}")
 
     def _call(self, event: TaskEvent) -> None:
         """Call back; what it raises is told, and the next transition comes all the same."""
@@ -185,7 +185,7 @@ class Hook:
         except Exception:
             name = getattr(self._callback, "__qualname__", repr(self._callback))
             words = f"taskpool: hook {name} failed at {eventlog.text_of(event.seq)} (task {event.id} {event.status}):"
-            print(f"{words}\n{traceback.format_exc()}", end="", file=sys.stderr)
+            tell(f"{words}\n{traceback.format_exc().rstrip()}")
 
 
 def finish(hooks: list[Hook]) -> None:
@@ -195,4 +195,4 @@ def finish(hooks: list[Hook]) -> None:
     if late:
         for hook in hooks:
             hook.stop()
-        print(f"taskpool: {late} hooks had not seen all transitions when the pool was left", file=sys.stderr)
+        tell(f"taskpool: {late} hooks had not seen all transitions when the pool was left")

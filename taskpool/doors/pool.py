@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from taskpool import config
 from taskpool.config import Durability, OnOwnerDeath, Settings
 from taskpool.doors.client import Client, enter, leave
+from taskpool.doors.telling import tell
 from taskpool.errors import InvalidSettings, InvalidTask, MissingGuard, PoolStopped
 from taskpool.model import SECONDS_MAX
 from taskpool.wire.messages import Stop, encoder
@@ -116,7 +117,7 @@ class Pool(Client):
         self._finalizer = weakref.finalize(self, _end, self._supervisor, directory, self.settings.store)
         self._left = False
         for notice in self.notices:
-            print(f"taskpool: {notice}", file=sys.stderr)
+            tell(f"taskpool: {notice}")
 
     def close(self) -> None:
         """Wait for the futures that this object handed out, then end the pool. Safe to call twice."""
@@ -169,7 +170,7 @@ class Pool(Client):
         """Wait while what runs may end by itself; Ctrl-C cuts it short: the supervisor kills what runs, tree and all."""
         try:
             if grace == POLITE_S and not self._link.wait_gone(SAY_AFTER_S):
-                print("taskpool: waiting for running tasks, which were told to stop; Ctrl-C kills them", file=sys.stderr)
+                tell("taskpool: waiting for running tasks, which were told to stop; Ctrl-C kills them")
             if grace != 0.0:
                 self._link.wait_gone(self._supervisor.patience_s)
         except KeyboardInterrupt:
@@ -183,7 +184,7 @@ class Pool(Client):
         place = "" if self.settings.private else f"; {self.settings.store} goes on with them when a pool is opened on it"
         if not known:
             raise PoolStopped(f"{why.message}: {rest}{place}")
-        print(f"taskpool: {why.message}: {rest}{place}", file=sys.stderr)
+        tell(f"taskpool: {why.message}: {rest}{place}")
 
 
 class Supervisor:
@@ -283,7 +284,7 @@ def _end(supervisor: Supervisor, directory: str | None, store: str) -> None:
         if dropped and link.lost:
             rest = "they are gone with its private store" if directory else f"{store} goes on with them when a pool is opened on it"
             words = f"a pool was neither closed nor left by `with`, and {link.lost} of its tasks had not ended; {rest}"
-            print(f"taskpool: {words}", file=sys.stderr)
+            tell(f"taskpool: {words}")
     finally:
         _throw_away(directory)
 

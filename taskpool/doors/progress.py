@@ -1,22 +1,27 @@
 """A bar for a run of many tasks: done of total, rate, time left, failures, and what single tasks report of themselves.
 
 On a terminal it is drawn by rich, ten times a second; elsewhere (a log, a pipe, TERM=dumb) a line is written every few seconds
-while something changes. It goes to stderr, is drawn by the connection's own thread, and starts none.
+while something changes. It goes to stderr, is drawn by the connection's own thread, and starts none. Where it cannot be written it
+is left out: the work goes on.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from taskpool.doors.future import TaskFuture
+from taskpool.doors.telling import UNTOLD, on_terminal, tell
 from taskpool.model import Progress
 from taskpool.wire.messages import Follow, News
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from taskpool.doors.link import Link
 
 DRAW_S = 0.1
@@ -102,19 +107,19 @@ class _Lines:
         if done == self._told and not last:
             return
         self._told = done
-        print(f"{self._title}: {words(done, total, failed, elapsed_s)}", file=sys.stderr, flush=True)
+        tell(f"{self._title}: {words(done, total, failed, elapsed_s)}")
 
     def forget(self, task_id: int) -> None:
         """Do nothing: single tasks are not shown."""
 
 
 class _Rich:
-    """Draws bars."""
+    """Draws bars, until the terminal is gone."""
 
     every_s = DRAW_S
+    _gone = False
 
     def __init__(self, title: str, total: int | None) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
@@ -124,14 +129,14 @@ class _Rich:
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}", markup=False),
             TimeRemainingColumn(elapsed_when_finished=True),
-            console=Console(stderr=True),
+            console=_console(),
             auto_refresh=False,
         )
         self._main = self._bars.add_task(title, total=total, note="")
         self._nested: dict[int, Any] = {}
         self._reports: dict[int, Progress] = {}
         self._ended: set[int] = set()
-        self._bars.start()
+        self._try(self._bars.start)
 
     def tell(self, news: News) -> None:
         """Take news of what running tasks report."""
@@ -143,12 +148,25 @@ class _Rich:
             self._ended.add(task_id)
 
     def draw(self, done: int, total: int | None, failed: int, elapsed_s: float, *, last: bool) -> None:
+        if self._gone:
+            return
         note = f"{rate(done, elapsed_s)}{f', {failed} failed' if failed else ''}"
         self._bars.update(self._main, completed=done, total=total, note=note)
         self._draw_nested(last)
-        self._bars.refresh()
+        self._try(self._bars.refresh)
         if last:
-            self._bars.stop()
+            self._try(self._bars.stop)
+
+    def _try(self, draw: Callable[[], object]) -> None:
+        """Draw; a terminal that takes nothing is not asked again, and has its streams back."""
+        if self._gone:
+            return
+        try:
+            draw()
+        except UNTOLD:
+            self._gone = True
+            with suppress(*UNTOLD):
+                self._bars.stop()
 
     def _draw_nested(self, last: bool) -> None:
         ended, self._ended = self._ended, set()
@@ -162,6 +180,17 @@ class _Rich:
                 self._nested[task_id] = self._bars.add_task(f"  task {task_id}", total=None, note="")
             if task_id in self._nested:
                 self._bars.update(self._nested[task_id], completed=report.done, total=report.total or None, note=report.text)
+
+
+def _console() -> Console:
+    """Return stderr for rich, which otherwise ends whoever draws when the reader is gone, and takes stdout from the script."""
+    from rich.console import Console
+
+    class Stderr(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Stderr(stderr=True)
 
 
 def words(done: int, total: int | None, failed: int, elapsed_s: float) -> str:
@@ -198,4 +227,4 @@ def duration(seconds: float) -> str:
 def _on_terminal() -> bool:
     import os
 
-    return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    return on_terminal() and os.environ.get("TERM") not in ("dumb", "unknown")
