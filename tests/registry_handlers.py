@@ -38,6 +38,12 @@ def echo_order(order: Order) -> Order:
     return order
 
 
+@task
+def by_number(names: dict[int, str], when: dict[datetime, int] | None = None) -> dict[int, str]:
+    assert all(isinstance(each, datetime) for each in when or {})
+    return names
+
+
 @task(queue="mail", type="welcome", headers={"from": "handler"})
 def welcome(name: str) -> str:
     return f"welcome, {name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -197,6 +198,7 @@ def test_annotations_decide_what_arrives_and_what_comes_back(pool: Pool) -> None
     assert pool.submit(handlers.echo_order, order).result() == order
     given = {"item": "pen", "count": 2, "at": "2026-01-02T00:00:00Z", "kind": "fancy"}
     assert pool.submit("echo_order", given).result() == order
+    assert pool.submit("by_number", {7: "seven"}, {datetime(2026, 1, 2, tzinfo=UTC): 1}).result() == {7: "seven"}
 
 
 def test_headers_and_trace_context_arrive_in_the_handler(pool: Pool) -> None:
@@ -295,6 +297,19 @@ def test_payloads_are_json_both_ways() -> None:
         unmarshal_payload(b'{"item": 5}', handlers.Order)
     with pytest.raises(InvalidPayload):
         marshal_payload(lambda: 1)
+    with pytest.raises(InvalidPayload):
+        unmarshal_payload(None)  # type: ignore[arg-type]
+    assert marshal_payload([None, "null", 1.5]) == b'[null,"null",1.5]'
+
+
+@pytest.mark.parametrize("payload", [math.nan, {"a": [1.0, -math.inf]}, handlers.Order("pen", math.inf)])  # type: ignore[arg-type]
+def test_a_number_that_json_has_not_is_refused_and_becomes_no_null(pool: Pool, payload: Any) -> None:
+    before = pool.count()
+    with pytest.raises(InvalidPayload, match=r"JSON, which has no (nan|inf|-inf)"):
+        marshal_payload(payload)
+    with pytest.raises(InvalidPayload, match="JSON, which has no"):
+        pool.submit("echo_order", payload)
+    assert pool.count() == before
 
 
 # ---- mailboxes --------------------------------------------------------------------------------------------------------

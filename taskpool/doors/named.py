@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -94,6 +95,10 @@ def marshal_payload(payload: Any) -> bytes:
         data = msgspec.json.encode(payload)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidPayload(f"the payload cannot be written as JSON: {error}") from error
+    if b"null" in data and (lost := _not_finite(payload)) is not None:  # msgspec writes it as null
+        raise InvalidPayload(
+            f"the payload cannot be written as JSON, which has no {lost}", hint="pass None, or submit the function"
+        )
     if len(data) > PAYLOAD_BYTES_MAX:
         raise InvalidPayload(
             f"the payload takes {len(data) / MIB:.1f} MiB, the limit is {PAYLOAD_BYTES_MAX // MIB} MiB",
@@ -102,9 +107,23 @@ def marshal_payload(payload: Any) -> bytes:
     return data
 
 
+def _not_finite(payload: Any) -> float | None:
+    """Return the first number of a payload that JSON has not: nan, inf."""
+    left = [msgspec.to_builtins(payload)]
+    while left:
+        value = left.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            return value
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list | tuple | set | frozenset):
+            left += value
+    return None
+
+
 def unmarshal_payload(data: bytes | str, type: Any = Any) -> Any:
     """Return a value from its JSON, as a type says (a dataclass, a Struct, …). InvalidPayload if it does not fit."""
     try:
         return msgspec.json.decode(data, type=type)
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         raise InvalidPayload(f"the payload cannot be read: {error}") from error

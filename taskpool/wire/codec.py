@@ -264,7 +264,7 @@ def _from_json(description: Description, payload: bytes) -> tuple[Sequence[Any],
 def _converted(description: Description, name: str, value: Any, annotation: Any, strict: bool) -> Any:
     try:
         # From a command line all is text: "7" for an int, "true" for a bool.
-        return msgspec.convert(value, annotation, strict=strict or not isinstance(value, str))
+        return msgspec.convert(value, annotation, strict=strict or not isinstance(value, str), str_keys=True)
     except msgspec.ValidationError as error:
         raise ArgTypeError(f"argument {name!r} of {description.name}: {error}", hint=description.usage) from error
     except TypeError:  # an annotation that msgspec does not know: the value goes in as JSON has it
