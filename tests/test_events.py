@@ -114,19 +114,22 @@ def test_a_slow_hook_stalls_nobody_and_misses_nothing(path: Path) -> None:
     assert seen == [future.id for future in futures]
 
 
-def test_a_hook_that_raises_is_told_of_and_goes_on(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("mistake", [RuntimeError, SystemExit])
+def test_a_hook_that_raises_is_told_of_and_goes_on(
+    path: Path, capsys: pytest.CaptureFixture[str], mistake: type[BaseException]
+) -> None:
     seen: list[int] = []
     with Pool(path, workers=1, durability="process") as pool:
 
         @pool.hook(status="succeeded")
         def fragile(event: TaskEvent) -> None:
             seen.append(event.id)
-            raise RuntimeError("a hook's own mistake")
+            raise mistake("a hook's own mistake")
 
         ids = [pool.submit(half, 2).id, pool.submit(half, 4).id]
     assert seen == ids
     said = capsys.readouterr().err
-    assert said.count("RuntimeError: a hook's own mistake") == 2
+    assert said.count(f"{mistake.__name__}: a hook's own mistake") == 2
     assert "fragile failed at" in said
 
 

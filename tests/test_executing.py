@@ -107,6 +107,10 @@ def test_what_may_not_start_is_refused_in_words() -> None:
     assert "of which 1 tasks run" in refused(ask(rig, other))
     assert "is pending, due in 60.0 s" in refused(ask(rig, late))
     assert "waits for its parents" in refused(ask(rig, other, held=True))
+    (holder,) = rig.submit(key="k")
+    (behind,) = rig.submit(key="k")
+    ask(rig, holder)
+    assert f"waits for serialization key 'k', held by task {holder}" in refused(ask(rig, behind))
     rig.turn(rig.report(one))
     assert "has ended succeeded" in refused(
         ask(rig, one, row=ev.TaskRow(one, "f", "one", 0, "succeeded", 3, 1, 1, 0, 0, Options()))

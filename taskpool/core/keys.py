@@ -86,6 +86,11 @@ class Keys:
             count += len(firm)
         return count < row.options.key_limit
 
+    def holders(self, row: TaskRow) -> list[int]:
+        """Return the tasks that have a task's key, by id."""
+        assert row.key is not None
+        return sorted((self._running.get(row.key, set()) | self._firm.get(row.key, set())) - {row.id})
+
     def lets_wait(self, row: TaskRow) -> bool:
         """Return whether a task still stands in its line, and may start as far as its key goes."""
         return self.admits(row) and not self.is_parked(row)

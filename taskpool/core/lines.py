@@ -21,6 +21,7 @@ from taskpool.core.line import Key, Line
 from taskpool.core.mailbox import Mailbox
 from taskpool.core.queues import has_rules
 from taskpool.core.rate import Rates
+from taskpool.core.waiting import HOLDERS_MAX
 from taskpool.model import Queue
 
 DEADLINES_SLACK = 1_000  # entries of the heap of deadlines that nobody waits for any more, beyond as many as tasks are held
@@ -300,7 +301,8 @@ class Lines:
         """Return in words why a task's queue, or its key, starts nothing now, or ""; after `measure_room`."""
         if self._room.get(row.queue, 1) > 0:
             if row.key is not None and not self.keys.admits(row):
-                return f"waits for serialization key {row.key!r}, which others have"
+                holders = ", ".join(map(str, self.keys.holders(row)[:HOLDERS_MAX]))
+                return f"waits for serialization key {row.key!r}, held by task {holders}"
             return ""
         queue = self.queues[row.queue]
         if queue.paused:

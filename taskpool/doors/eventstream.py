@@ -182,7 +182,7 @@ class Hook:
         """Call back; what it raises is told, and the next transition comes all the same."""
         try:
             self._callback(event)
-        except Exception:
+        except BaseException:  # SystemExit, too: it would end the hook without a word
             name = getattr(self._callback, "__qualname__", repr(self._callback))
             words = f"taskpool: hook {name} failed at {eventlog.text_of(event.seq)} (task {event.id} {event.status}):"
             tell(f"{words}\n{traceback.format_exc().rstrip()}")
