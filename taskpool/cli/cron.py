@@ -26,7 +26,7 @@ HISTORY = 8  # occurrences of a schedule that ls shows
 
 @verb(
     "cron",
-    exits=[Exit.FAILED, Exit.NOT_FOUND, Exit.NO_SERVER, Exit.CANCELLED, Exit.PANICKED],
+    exits=[Exit.FAILED, Exit.NOT_FOUND, Exit.NO_SERVER, Exit.REFUSED, Exit.CANCELLED, Exit.PANICKED],
     examples=[
         ("taskpool cron", "the schedules: in words, their next time, what became of the last ones"),
         ("taskpool cron next 5", "the next 5 planned times of all of them"),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @verb(
     "explain",
-    exits=[Exit.NOT_FOUND, Exit.REFUSED],
+    exits=[Exit.NOT_FOUND, Exit.NO_SERVER, Exit.REFUSED],
     examples=[("taskpool explain 42", "what it waits for"), ("taskpool explain last --json", "the reasons for programs")],
 )
 @tasks_argument(required=True)

@@ -33,7 +33,7 @@ Edges = dict[int, list[tuple[int, int]]]  # step → (parent, condition)
 
 @verb(
     "flow",
-    exits=[Exit.NOT_FOUND],
+    exits=[Exit.NOT_FOUND, Exit.NO_SERVER, Exit.REFUSED],
     examples=[
         ("taskpool flow", "the graphs, newest first"),
         ("taskpool flow show 17", "the steps of one, each under a step that it waits for"),

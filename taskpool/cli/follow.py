@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @verb(
     "follow",
-    exits=[Exit.FAILED, Exit.NOT_FOUND, Exit.NO_SERVER, Exit.CANCELLED, Exit.PANICKED],
+    exits=[Exit.FAILED, Exit.NOT_FOUND, Exit.NO_SERVER, Exit.REFUSED, Exit.CANCELLED, Exit.PANICKED],
     examples=[("taskpool follow 42", "its output and progress"), ("taskpool follow", "the same of the newest task")],
 )
 @tasks_argument()

@@ -98,7 +98,7 @@ def progress_text(task: Task) -> str:
 
 @verb(
     "ls",
-    exits=[Exit.NOT_FOUND, Exit.REFUSED],
+    exits=[Exit.NOT_FOUND, Exit.NO_SERVER, Exit.REFUSED],
     examples=[
         ("taskpool ls", "the newest 20"),
         ("taskpool ls --status failed --since 2h", "what failed in the last two hours"),

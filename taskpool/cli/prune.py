@@ -17,7 +17,7 @@ from taskpool.retention import ENDED
 
 @verb(
     "prune",
-    exits=[Exit.NOT_FOUND, Exit.REFUSED],
+    exits=[Exit.NOT_FOUND, Exit.NO_SERVER, Exit.REFUSED],
     examples=[
         ("taskpool prune --dry-run", "what is older than it is kept: succeeded and cancelled 7 days, failed 30"),
         ("taskpool prune --older 1d --status succeeded", "what succeeded before yesterday"),

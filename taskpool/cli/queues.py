@@ -26,7 +26,7 @@ WAITING = ("pending", "queued", "retrying")
 
 @verb(
     "queues",
-    exits=[Exit.NOT_FOUND, Exit.REFUSED],
+    exits=[Exit.NOT_FOUND, Exit.NO_SERVER, Exit.REFUSED],
     examples=[("taskpool queues", "limits, and what waits and runs"), ("taskpool queues --json", "the same for programs")],
 )
 @click.pass_obj

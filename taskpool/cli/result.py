@@ -21,7 +21,7 @@ from taskpool.model import Task
 
 @verb(
     "result",
-    exits=[Exit.FAILED, Exit.NOT_FOUND, Exit.REFUSED, Exit.CANCELLED, Exit.PANICKED],
+    exits=[Exit.FAILED, Exit.NOT_FOUND, Exit.NO_SERVER, Exit.REFUSED, Exit.CANCELLED, Exit.PANICKED],
     examples=[
         ("taskpool result 42", "the value, as Python shows it; bytes and text as they are"),
         ("taskpool result last -o out.png", "bytes into a file"),

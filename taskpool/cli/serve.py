@@ -27,7 +27,7 @@ JOURNAL_LEVELS = {"info": 6, "warning": 4, "error": 3}
 
 @verb(
     "serve",
-    exits=[Exit.FAILED, Exit.REFUSED],
+    exits=[Exit.FAILED, Exit.NOT_FOUND, Exit.REFUSED],
     examples=[
         ("taskpool serve", "the default store, one worker per CPU"),
         ("taskpool -C jobs.db serve jobs.py --workers 4", "with the handlers that jobs.py registers"),

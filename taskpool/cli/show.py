@@ -32,7 +32,7 @@ CHILDREN_SHOWN = 20  # … and shown to people
 
 @verb(
     "show",
-    exits=[Exit.NOT_FOUND, Exit.REFUSED],
+    exits=[Exit.NOT_FOUND, Exit.NO_SERVER, Exit.REFUSED],
     examples=[("taskpool show 42", "attempts, times, error"), ("taskpool show last --json", "the same for programs")],
 )
 @tasks_argument(required=True)

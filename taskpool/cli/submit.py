@@ -28,7 +28,7 @@ _NAMED = re.compile(r"([A-Za-z_]\w*)?(:=|=)")
 
 @verb(
     "submit",
-    exits=[Exit.FAILED, Exit.NO_SERVER, Exit.REFUSED, Exit.CANCELLED, Exit.PANICKED, Exit.TIMED_OUT],
+    exits=[Exit.FAILED, Exit.NOT_FOUND, Exit.NO_SERVER, Exit.REFUSED, Exit.CANCELLED, Exit.PANICKED],
     examples=[
         ("taskpool submit jobs:price 7", "price(7)"),
         ("taskpool submit jobs:price seed=7 paths:=1000000", "by name; := takes JSON as it is"),

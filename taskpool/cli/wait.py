@@ -31,7 +31,7 @@ SHOWN_MAX = 10
 
 @verb(
     "wait",
-    exits=[Exit.FAILED, Exit.NOT_FOUND, Exit.NO_SERVER, Exit.CANCELLED, Exit.PANICKED, Exit.TIMED_OUT],
+    exits=[Exit.FAILED, Exit.NOT_FOUND, Exit.NO_SERVER, Exit.REFUSED, Exit.CANCELLED, Exit.PANICKED, Exit.TIMED_OUT],
     examples=[
         ("taskpool wait 42", "until it ends; the exit status tells how"),
         ("taskpool wait 40-57 --any", "until the first of them ends"),
