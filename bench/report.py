@@ -63,9 +63,11 @@ def summary(results: Mapping[str, Sequence[Record]]) -> str:
             lines.append(f"| {record['contender']} | {cell(record)} |")
     targets = [(row_id, at) for row_id, records in results.items() for at in records if at["kind"] == "target"]
     judged = [(row_id, at) for row_id, at in targets if verdict(at)]
-    missed = [f"{row_id} {at['text']} {cell(at)} {at['unit']} ({demand(at)})" for row_id, at in judged if not at["met"]]
-    met = len(judged) - len(missed)
-    lines += ["", f"{met} of {len(judged)} targets are met." + (f" Not met: {'; '.join(missed)}." if missed else "")]
+    missed = [(row_id, at) for row_id, at in judged if not at["met"]]
+    lines += ["", f"{len(judged) - len(missed)} of {len(judged)} targets are met."]
+    if missed:
+        lines += ["", "| not met | measured | target |", "|---|---|---|"]
+        lines += [f"| {row_id} {at['text']} | {cell(at)} {at['unit']} | {demand(at)} |" for row_id, at in missed]
     return "\n".join(lines)
 
 
