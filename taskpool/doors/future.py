@@ -20,7 +20,7 @@ from taskpool import errors
 from taskpool.errors import TaskFailed, TaskpoolError
 from taskpool.model import Attempt, Codec, Explanation, Filter, Progress, Status, Task, TaskError
 from taskpool.wire import references
-from taskpool.wire.codec import decode_result, loads
+from taskpool.wire.codec import DecodeError, decode_result, loads
 from taskpool.wire.description import Description
 from taskpool.wire.messages import Cancel, Explain, Get, GetAttempts, Outcome, Retry
 
@@ -302,7 +302,9 @@ class TaskFuture(Future[R]):
                 description = self._look_up()
             self._result = decode_result(outcome.codec, value, description)
         except TaskpoolError as error:
-            self._exception = error
+            words = f"task {outcome.id} succeeded, but what it returned cannot be rebuilt here: {error.message}"
+            self._exception = DecodeError(words)
+            self._exception.__cause__ = error.__cause__
         if value is not None and len(value) > KEPT_BYTES:  # it lives on as an object (the outcome may be another future's too)
             self._outcome = Outcome(outcome.id, outcome.status, outcome.attempts, outcome.codec, None, None, outcome.finished_at)
 
