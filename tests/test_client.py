@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from peer import Peer, echo, succeeded
 
-from taskpool import errors
+from taskpool import Flow, TaskFuture, errors
 from taskpool.doors.client import connect, current_pool
 from taskpool.doors.link import Link
-from taskpool.doors.outbox import draw_uids
+from taskpool.doors.options import NOTHING_SAID
+from taskpool.doors.outbox import Bundle, draw_uids
 from taskpool.doors.selection import filter_of
-from taskpool.model import Filter, Options, Progress, Stats, Status, Task
+from taskpool.model import Filter, Options, Progress, Stats, Status, Task, TaskSpec
 from taskpool.wire import messages as wire
 from taskpool.wire.frames import FrameWriter
 
@@ -45,6 +46,38 @@ def test_submit_returns_when_the_task_is_stored(connected: Any) -> None:
     peer.accept(request)
     thread.join(WAIT_S)
     assert futures[0].id == 1
+
+
+def test_a_task_that_cannot_be_encoded_costs_itself_alone(connected: Any) -> None:
+    """It keeps back neither what comes after it nor the goodbye."""
+    client, peer = connected()
+    bundle = Bundle(client._link)
+    spec = TaskSpec(next(draw_uids()), "f", 1, b"", priority=2**70)
+    future: TaskFuture[Any] = TaskFuture(bundle, spec.uid)
+    bundle.tasks.append((spec, future))
+    client._link.send(bundle)
+    bundle.wait()
+    with pytest.raises(errors.InvalidTask, match="cannot be sent"):
+        future.result(WAIT_S)
+    assert client.submit(work, 1).id == 1
+    assert len(peer.wait_for(wire.Submit)) == 1
+
+
+@pytest.mark.parametrize("parent", [2**63, 2**70, 0, -1, True, "x"])
+def test_what_is_no_task_to_depend_on_is_refused_at_once(parent: Any) -> None:
+    with pytest.raises(errors.InvalidTask, match="ids of tasks"):
+        NOTHING_SAID.plus({"after": parent})
+    with pytest.raises(errors.InvalidTask, match="ids of tasks"):
+        Flow("f").step(work, after=[parent])
+
+
+@pytest.mark.parametrize("name", [None, 5, b"x", ["x"], "a\n", "x" * 201])
+def test_what_a_flow_cannot_be_called(name: Any) -> None:
+    with pytest.raises(errors.InvalidTask, match="flow's name must be a text"):
+        Flow(name)
+    if name is not None:
+        with pytest.raises(errors.InvalidTask, match="label must be a text"):
+            Flow("f").step(work, label=name)
 
 
 def test_submit_nowait_is_sent_without_anybody_waiting(connected: Any) -> None:

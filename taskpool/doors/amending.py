@@ -76,7 +76,11 @@ class Amending(Observing):
             if options:
                 raise InvalidTask("a changed Task says everything: say options with an id")
             task_id, at_version = task.id, task.version
-            request: tuple[int | None, int | None, bytes | None] = (task.priority, task.scheduled_at, encode(task.options))
+            try:
+                packed = encode(task.options)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise InvalidTask(f"the options of a task cannot be sent: {error}") from error
+            request: tuple[int | None, int | None, bytes | None] = (task.priority, task.scheduled_at, packed)
         else:
             stored = self._at_version(task, version)
             task_id, at_version = task, stored.version

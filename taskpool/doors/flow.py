@@ -96,7 +96,8 @@ class Flow:
 
     def __init__(self, name: str, *, fail_fast: bool = False, pool: Submitter | None = None) -> None:
         """pool: the one that a `with` block submits it to. InvalidTask."""
-        if not 0 < len(name) <= NAME_LENGTH_MAX or not name.isprintable():
+        text: Any = name
+        if not isinstance(text, str) or not 0 < len(name) <= NAME_LENGTH_MAX or not name.isprintable():
             raise InvalidTask(f"a flow's name must be a text of 1 to {NAME_LENGTH_MAX} printable characters: {name!r:.120}")
         self.name = name
         self.fail_fast = bool(fail_fast)
@@ -129,7 +130,8 @@ class Flow:
         on: what it needs of both ("success", "any", "failed"; an argument that did not succeed is None then). label: its name in
         the flow. Arguments of fn that are called like these options go through `submit`.
         """
-        if label is not None and (len(label) > NAME_LENGTH_MAX or not label.isprintable()):
+        text: Any = label
+        if text is not None and not (isinstance(text, str) and len(text) <= NAME_LENGTH_MAX and text.isprintable()):
             raise InvalidTask(f"label must be a text of at most {NAME_LENGTH_MAX} printable characters: {label!r:.120}")
         made: Step[R] = Step(self, fn, args, kwargs, _condition(on), _label(fn) if label is None else label)
         parents = (after,) if isinstance(after, int) or not isinstance(after, Iterable) else tuple(after)
@@ -347,7 +349,8 @@ def _condition(on: object) -> int:
 
 
 def _check_parent(parent: Any) -> None:
-    if isinstance(parent, bool) or not (isinstance(parent, int) or hasattr(parent, "_is_reference")) or parent == 0:
+    is_id = isinstance(parent, int) and not isinstance(parent, bool) and 0 < parent < 2**63
+    if not (is_id or hasattr(parent, "_is_reference")):
         raise InvalidTask(f"a step can depend on steps, futures, or ids of tasks: {parent!r:.120}")
 
 

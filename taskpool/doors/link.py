@@ -334,10 +334,14 @@ class Link:
         else:
             self._futures.accept(bundle, accepted)
 
+    def refuse(self, bundle: Bundle, refused: Refused) -> None:
+        """End the futures of a bundle that will not be stored."""
+        self._futures.refuse(bundle, refused)
+
     def _refuse(self, refused: Refused) -> None:
         bundle = self.outbox.flights.get(refused.seq)
         if bundle is not None:
-            self._futures.refuse(bundle, refused)
+            self.refuse(bundle, refused)
         elif refused.seq:
             self._answer(refused.seq, error_of(refused))
         else:

@@ -255,7 +255,7 @@ def _retention(name: str, value: Any) -> float | None:
 def _parents(name: str, value: Any) -> tuple[Any, ...]:
     parents = (value,) if hasattr(value, "_is_reference") else _several(name, value, int)
     for parent in parents:
-        if isinstance(parent, bool) or not ((isinstance(parent, int) and parent > 0) or hasattr(parent, "_is_reference")):
+        if isinstance(parent, bool) or not ((isinstance(parent, int) and 0 < parent < 2**63) or hasattr(parent, "_is_reference")):
             raise InvalidTask(f"{name} takes futures, or ids of tasks: {parent!r:.120}")
     return parents
 

@@ -28,7 +28,7 @@ from taskpool.errors import InvalidTask, PoolStopped
 from taskpool.model import FlowSpec, StepSpec, TaskSpec
 from taskpool.wire.description import Description
 from taskpool.wire.frames import Closed, FrameWriter
-from taskpool.wire.messages import Request, Submit, encoder
+from taskpool.wire.messages import Refused, Request, Submit, encoder
 
 if TYPE_CHECKING:
     from taskpool.doors.link import Link
@@ -176,7 +176,14 @@ class Outbox:
         while held:
             bundle = held[0]
             bundle.seq = bundle.seq or next(self._seq)
-            frame = encoder.encode(Submit(bundle.seq, [spec for spec, _ in bundle.tasks], True, False, bundle.fresh, bundle.flow))
+            try:
+                frame = encoder.encode(
+                    Submit(bundle.seq, [spec for spec, _ in bundle.tasks], True, False, bundle.fresh, bundle.flow)
+                )
+            except (TypeError, ValueError, OverflowError, RecursionError) as error:  # it would keep back all that comes after it
+                held.popleft()
+                self._link.refuse(bundle, Refused(bundle.seq, InvalidTask.code, f"these tasks cannot be sent: {error}"))
+                continue
             with self._lock:
                 if not bundle.stored:
                     self.flights[bundle.seq] = bundle
