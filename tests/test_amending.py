@@ -253,8 +253,9 @@ def test_what_is_ready_comes_in_the_order_of_its_time_page_by_page(pool: Pool) -
     assert pool.count(status="pending") == 3
     with pytest.raises(InvalidTask):
         pool.ready("waiting")
-    with pytest.raises(InvalidTask):
-        pool.ready(as_of=datetime.now())
+    for no_moment in (datetime.now(), 5, "now"):
+        with pytest.raises(InvalidTask, match="as_of must be a datetime"):
+            pool.ready(as_of=no_moment)  # type: ignore[arg-type]
     pool.cancel(ids)
 
 

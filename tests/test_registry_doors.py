@@ -371,6 +371,12 @@ def test_replies_can_be_waited_for(pool: Pool) -> None:
         assert found == [future.id]
 
 
+@pytest.mark.parametrize("wait", ["", "1", -1, math.nan, 1e11, []])
+def test_what_is_no_time_to_wait_is_refused_and_not_waited_for_ever(pool: Pool, wait: Any) -> None:
+    with pytest.raises(InvalidTask, match="wait must be a number of seconds"):
+        pool.replies("later", wait=wait)
+
+
 def test_responses_outlive_the_pool(tmp_path: object) -> None:
     with Pool(f"{tmp_path}/x.db", workers=1, preload=["registry_handlers"]) as pool:
         pool.options(reply_to="box").submit("trace").result()

@@ -133,8 +133,9 @@ class Amending(Observing):
         serialization key. InvalidTask.
         """
         statuses = [str(status)] if isinstance(status, str) else list(map(str, status))
-        if as_of is not None and as_of.utcoffset() is None:
-            raise InvalidTask(f"as_of must know its time zone: {as_of!r}")
+        moment: Any = as_of
+        if moment is not None and (not isinstance(moment, datetime) or moment.utcoffset() is None):
+            raise InvalidTask(f"as_of must be a datetime that knows its time zone: {moment!r:.120}")
         at = time.time_ns() // 1000 if as_of is None else round(as_of.timestamp() * 1e6)
         place = None if after is None else (after.scheduled_at, after.id)
         return self._ready(statuses, at, place, limit, descending, key)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from taskpool.doors.option_checks import DURATION_S_MAX
 from taskpool.doors.submitter import Submitter
+from taskpool.errors import InvalidTask
 from taskpool.wire import messages as wire
 from taskpool.wire.zygote import HandlerInfo
 
@@ -38,6 +40,9 @@ class Answering(Submitter):
         """
         from taskpool.doors.mailbox import Response
 
+        seconds: Any = wait
+        if seconds is not None and not (isinstance(seconds, int | float) and 0 <= seconds <= DURATION_S_MAX):
+            raise InvalidTask(f"wait must be a number of seconds, or None: {seconds!r:.120}")
         try:
             reply = self._link.request(lambda seq: wire.GetReplies(seq, mailbox, after, limit, wait != 0), wait or None)
         except TimeoutError:
