@@ -171,7 +171,11 @@ def store_path(store: str | os.PathLike[str]) -> Path:
     if text.startswith((":memory:", "file:")):
         raise InvalidSettings(f"{text} cannot be shared between processes", hint="leave the store out for a private temporary one")
     if not isinstance(store, str) or "/" in text or text.endswith(_FILE_SUFFIXES):
-        path = Path(os.path.realpath(os.path.expanduser(text)))
+        try:
+            path = Path(os.path.realpath(os.path.expanduser(text)))
+        except FileNotFoundError as error:  # what the path begins from
+            hint = "change to one that is there, or give the whole path"
+            raise InvalidSettings(f"{text}: the working directory is gone", hint=hint) from error
         if path.is_dir():
             raise InvalidSettings(f"{path} is a directory", hint="name a file in it")
         return path

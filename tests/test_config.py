@@ -110,3 +110,13 @@ def test_affinity_bounds_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.usable_cpus() == 1
     monkeypatch.setattr(config, "cgroup_cpus", lambda membership, mount: 1000.0)
     assert config.usable_cpus() == len(os.sched_getaffinity(0))
+
+
+def test_a_working_directory_that_is_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(InvalidSettings, match=r"x\.db: the working directory is gone"):
+        config.store_path("x.db")
+    assert config.store_path(tmp_path / "x.db") == tmp_path / "x.db"

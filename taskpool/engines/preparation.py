@@ -41,7 +41,7 @@ def describe_main() -> bytes:
             'if __name__ == "__main__": so that it runs in the script alone'
         )
     process = sys.modules.get("multiprocessing.process")
-    directory = os.getcwdb()
+    directory = _directory()
     original = getattr(process, "ORIGINAL_DIR", None) or os.fsdecode(directory)
     main = Main(
         search=[os.fsencode(os.path.join(original, entry)) for entry in sys.path],
@@ -58,6 +58,14 @@ def describe_main() -> bytes:
     else:
         main.path = _script_path(module, original)
     return msgspec.msgpack.encode(main)
+
+
+def _directory() -> bytes:
+    """Return the working directory, or the root where that is gone: nobody needs it who has not asked for it."""
+    try:
+        return os.getcwdb()
+    except FileNotFoundError:
+        return b"/"
 
 
 def _script_path(module: types.ModuleType, original: str) -> bytes:

@@ -94,6 +94,7 @@ PARENTS = {
     "a full disk to print to": "exec 1>/dev/full",
     "a full disk for errors": "exec 2>/dev/full",
     "children ignored": "trap '' CHLD",
+    "a directory that is gone": 'cd "$(mktemp -d)"; rmdir "$PWD"',
     "signals ignored": "trap '' INT TERM HUP USR1 USR2 PIPE ALRM",
     "hardly an environment": "unset HOME PATH LANG TMPDIR XDG_RUNTIME_DIR",
     "places that are not there": "export HOME=/none XDG_RUNTIME_DIR=/none/run TMPDIR=/none",
