@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -349,6 +350,25 @@ def test_output_that_cannot_be_written_is_told(db: Path, words: str) -> None:
         command = [sys.executable, "-m", "taskpool", "-C", str(db), *words.split()]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (1, "error: the output cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_output_without_our_signs_shows_them_as_escapes(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "x.db"
+    with closing(Store.open(path, durability="process")) as store:
+        build = Builder(store)
+        build.end(build.task(name="jobs:größe", label="日本"), "succeeded", value="日本", output="日本 ü\n")
+    for words in (["ls"], ["show", "1"], ["log", "1"], ["events"], ["ls", "--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "taskpool", "-C", str(path), *words],
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        if words[0] != "events":
+            assert b"\\u65e5\\u672c" in done.stdout
 
 
 @pytest.mark.parametrize("closed", ["1>&-", "0<&- 1>&- 2>&-"])
