@@ -25,6 +25,7 @@ Durability = Literal["power", "process"]
 OnOwnerDeath = Literal["stop", "drain"]
 
 WORKERS_MAX = 1024
+ALL_WORKERS = WORKERS_MAX  # as the number of those that have a label
 SOCKET_PATH_BYTES_MAX = 107  # sun_path less its terminating zero
 
 _NAME_LENGTH_MAX = 100
@@ -99,7 +100,7 @@ def settings(
         drain_grace_s=seconds("drain_grace", drain_grace),
         memory_limit=None if memory_limit is None else _size("memory_limit", memory_limit),
         retention=retention_of(retention),
-        labels=_labels(labels),
+        labels=_labels(labels, most),
         poll_interval_s=None if poll_interval is None else interval("poll_interval", poll_interval),
     )
 
@@ -131,14 +132,18 @@ def _size(name: str, value: object) -> int:
         raise InvalidSettings(f"{name}: {error}") from None
 
 
-def _labels(value: str | Iterable[str] | Mapping[str, int]) -> dict[str, int]:
-    """Return label → number of workers that have it; of names alone, all have them."""
+def _labels(value: str | Iterable[str] | Mapping[str, int], workers: int) -> dict[str, int]:
+    """Return label → number of workers that have it; of names alone, all have them. workers: how many there may be."""
     names = [value] if isinstance(value, str) else value
-    counts = names if isinstance(names, Mapping) else dict.fromkeys(names, WORKERS_MAX)
+    counts = names if isinstance(names, Mapping) else dict.fromkeys(names, ALL_WORKERS)
     for name in counts:
         if not isinstance(name, str) or not 0 < len(name) <= _NAME_LENGTH_MAX or not name.isprintable() or name.isdigit():
             raise InvalidSettings(f"labels are names of workers, and no numbers: {name!r:.120}")
-        _whole(f"the label {name!r}", counts[name], 1, WORKERS_MAX)
+        if workers < _whole(f"the label {name!r}", counts[name], 1, WORKERS_MAX) != ALL_WORKERS:
+            raise InvalidSettings(
+                f"{counts[name]} workers are to have the label {name!r}, and there are at most {workers}",
+                hint="raise workers or max_workers, or leave the number out: then all have it",
+            )
     return dict(counts)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from taskpool import IllegalTransition, InvalidSettings, InvalidTask, Pool, Status
 from taskpool.cli.main import main
+from taskpool.config import settings
 from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.model import Options, Queue
@@ -154,6 +155,12 @@ def test_a_target_reaches_its_worker(tmp_path: Path, capsys: pytest.CaptureFixtu
             pool.execute_and_advance(lost.id)
         assert pool.execute_and_advance(lost.id, labels="printer").status is Status.SUCCEEDED
         assert lost.result(WAIT_S) == os.getpid()
+
+
+def test_no_more_workers_have_a_label_than_there_may_be(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match="3 workers are to have the label 'gpu', and there are at most 2"):
+        Pool(tmp_path / "x.db", workers=1, max_workers=2, labels={"gpu": 3})
+    assert settings(tmp_path / "x.db", workers=1, max_workers=3, labels={"gpu": 3}).labels == {"gpu": 3}
 
 
 @pytest.mark.parametrize("labels", ["7", {"gpu": 0}, {"gpu": True}, [""], {"a\n": 1}])

@@ -147,14 +147,14 @@ def parse_retention(words: Sequence[str]) -> Retention | None:
 
 def counted(labels: Iterable[str]) -> dict[str, int]:
     """Return name → number of what was said as NAME or NAME:N."""
-    from taskpool.config import WORKERS_MAX
+    from taskpool.config import ALL_WORKERS
 
     found = {}
     for label in labels:
         name, colon, number = label.partition(":")
         if colon and not number.isdigit():
             raise click.BadParameter(f"{label!r} is neither NAME nor NAME:N")
-        found[name] = int(number) if colon else WORKERS_MAX
+        found[name] = int(number) if colon else ALL_WORKERS
     return found
 
 
