@@ -161,6 +161,17 @@ def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> Any:
 
 # ---- places ---------------------------------------------------------------------------------------------------------
 
+PRIVATE_PREFIX = "taskpool-"  # of the directory that a private store has for itself
+
+
+def throw_away(settings: Settings) -> None:
+    """Delete a private store, with the directory that was made for it; any other stays."""
+    directory = os.path.dirname(settings.store)
+    if settings.private and os.path.basename(directory).startswith(PRIVATE_PREFIX):
+        from shutil import rmtree
+
+        rmtree(directory, ignore_errors=True)
+
 
 def store_path(store: str | os.PathLike[str]) -> Path:
     """Return the absolute path of a store that is given as a path, or as a bare name in the user's data directory.

@@ -758,6 +758,28 @@ def test_a_pool_that_is_never_left_ends_with_its_script(tmp_path: Path) -> None:
     assert not processes_of(Path(store))
 
 
+def test_a_private_store_does_not_outlive_a_script_that_is_killed(tmp_path: Path) -> None:
+    command = script(
+        tmp_path,
+        """
+        import os, signal, time
+        from taskpool import Pool
+
+        if __name__ == "__main__":
+            pool = Pool(workers=1)
+            pool.submit(abs, -3).result()
+            pool.submit(time.sleep, 600)
+            print(pool.store, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        """,
+    )
+    done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True, timeout=WAIT_S, check=False)
+    assert done.returncode == -signal.SIGKILL
+    place = Path(done.stdout.strip()).parent
+    assert place.name.startswith("taskpool-")
+    wait_until(lambda: not place.exists(), "the end of its supervisor")
+
+
 @pytest.mark.parametrize(("store", "rest"), [("'x.db'", "x.db goes on with them"), ("None", "gone with its private store")])
 @pytest.mark.parametrize("drop", ["", "pool = None"])
 def test_a_pool_that_is_never_left_says_which_tasks_it_had_to_do(tmp_path: Path, store: str, rest: str, drop: str) -> None:

@@ -292,7 +292,7 @@ def _end(supervisor: Supervisor, directory: str | None, store: str) -> None:
 def _private_directory() -> str:
     from tempfile import mkdtemp
 
-    return mkdtemp(prefix="taskpool-")
+    return mkdtemp(prefix=config.PRIVATE_PREFIX)
 
 
 def _throw_away(directory: str | None) -> None:

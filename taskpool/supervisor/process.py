@@ -128,7 +128,11 @@ class Supervisor:
             raise
         self._owner = self._server.adopt(sock, owner=True)
         self._watch_owner(owner_pid)
-        return self._run()
+        try:
+            return self._run()
+        finally:
+            if os.getppid() != owner_pid:  # it died: nobody else knows of its private store
+                config.throw_away(self.settings)
 
     def serve_all(self) -> int:
         """Serve whoever connects."""
