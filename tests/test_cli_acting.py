@@ -446,20 +446,21 @@ def test_serve_tells_where_everything_is(home: Path, start: Start) -> None:
     assert server.wait(30) == 0
 
 
-def stopping(home: Path, gate: Path, start: Start) -> tuple[subprocess.Popen[str], Run]:
+def stopping(home: Path, gate: Path, start: Start, signo: signal.Signals = signal.SIGTERM) -> tuple[subprocess.Popen[str], Run]:
     """Start a server, and stop it while a task runs that waits for the gate."""
     server = start(home, "y.db", "serve", "jobs.py", "--workers", "1")
     read_until(server.stderr, "ready")
     run = program(home, "y.db")
     run("submit", "jobs:hold", str(gate))
     assert run("wait", "last", "--status", "running").returncode == 0
-    server.send_signal(signal.SIGTERM)
+    server.send_signal(signo)
     read_until(server.stderr, "stopping")
     return server, run
 
 
-def test_sigterm_lets_running_tasks_end(home: Path, gate: Path, start: Start) -> None:
-    server, run = stopping(home, gate, start)
+@pytest.mark.parametrize("signo", [signal.SIGTERM, signal.SIGHUP])  # a terminal that is closed says SIGHUP
+def test_sigterm_lets_running_tasks_end(home: Path, gate: Path, start: Start, signo: signal.Signals) -> None:
+    server, run = stopping(home, gate, start, signo)
     refused = run("submit", "jobs:price", "1")
     assert refused.returncode == 4
     gate.touch()

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
@@ -43,6 +44,7 @@ from taskpool.supervisor.server import Connection, Server, refusal
 from taskpool.supervisor.spawning import Spawning
 from taskpool.supervisor.start import new_mark
 from taskpool.supervisor.statistics import stats_of
+from taskpool.supervisor.vanished import watch_names
 from taskpool.timetable import next_after
 from taskpool.wire import messages as wire
 from taskpool.wire.frames import FrameWriter
@@ -72,7 +74,7 @@ def _warn(line: str) -> None:
 
 
 def serve(settings: Settings, prepare: Prepare, *, log: Callable[[str], None]) -> int:
-    """Own the store in this process and take work from clients until SIGTERM or SIGINT. Return the exit code.
+    """Own the store in this process and take work from clients until SIGTERM, SIGINT or SIGHUP. Return the exit code.
 
     The first signal stops taking work and waits `drain_grace_s`; the second ends at once. Raises TaskpoolError if it cannot start.
     """
@@ -137,8 +139,9 @@ class Supervisor:
     def serve_all(self) -> int:
         """Serve whoever connects."""
         self._assemble()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+                signal.signal(number, self._on_signal)
         return self._run()
 
     # ---- start ------------------------------------------------------------------------------------------------------
@@ -200,6 +203,7 @@ class Supervisor:
             patiently(partial(store.limit_queue, name, limit))
         self._recover()
         self._server.listen(config.socket_path(settings.store))
+        self._watch_files()
         self._check = store.start_check() if store.unclean else None
         if self._check is not None:
             self._poller.add(self._check.fileno(), self._on_checked)
@@ -218,6 +222,14 @@ class Supervisor:
         inbox.quiet = lambda quiet: self._poller.modify(watch.fd, 0 if quiet else IN)
         self._poller.add(watch.fd, lambda events: inbox.stirred(time.monotonic_ns()))
         return inbox
+
+    def _watch_files(self) -> None:
+        """End in words when the store is taken away, rather than go on with what nobody will find again."""
+        places = self._store.places
+        try:
+            watch_names(self._poller, (places.db, places.wal), self._on_vanished)
+        except OSError as error:
+            self._log(f"nobody would tell if the store were removed: {error}")
 
     def _open(self) -> Store:
         """Own the store, and prove dead what the owners before left behind."""
@@ -393,9 +405,16 @@ class Supervisor:
         self._poller.remove(self._check.fileno())
         problem = self._check.wait(5.0)
         if problem:
-            self._failure = TaskpoolError(problem)
-            self._log(problem)
-            self.stop(0.0, why=problem)
+            self._fail(problem)
+
+    def _on_vanished(self, path: Path) -> None:
+        self._fail(f"{path} was removed, moved or replaced while it was in use: what is not in it any more is lost")
+
+    def _fail(self, problem: str) -> None:
+        """Stop at once, and tell everybody why."""
+        self._failure = TaskpoolError(problem)
+        self._log(problem)
+        self.stop(0.0, why=problem)
 
 
 def _receive_boot(sock: socket.socket) -> Boot:

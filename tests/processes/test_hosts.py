@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -12,6 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,6 +123,28 @@ def test_a_page_of_nonsense_is_found_by_the_check_and_stops_the_pool(place: Path
     with pytest.raises((StoreCorrupt, PoolStopped), match=r"damaged"):  # noqa: SIM117
         with Pool(store, workers=1, durability="process") as pool:
             pool.submit(time.sleep, WAIT_S).result(WAIT_S)
+    wait_gone(tag)
+
+
+def renamed(path: Path) -> None:
+    path.rename(path.with_name("other"))
+
+
+def copied_over(path: Path) -> None:
+    """Put another file of the same contents into its place, as editors and backups do."""
+    shutil.copy(path, path.with_name("copy"))
+    path.with_name("copy").replace(path)
+
+
+@pytest.mark.parametrize("name", ["x.db", "x.db-wal"])
+@pytest.mark.parametrize("how", [Path.unlink, renamed, copied_over])
+def test_a_store_that_is_taken_away_under_its_pool_ends_it(place: Path, tag: str, name: str, how: Callable[[Path], Any]) -> None:
+    """SQLite would go on writing, and what it acknowledges would be lost."""
+    with pytest.raises(PoolStopped, match=rf"{name} was removed, moved or replaced"):  # noqa: SIM117
+        with Pool(place / "x.db", workers=1, durability="process") as pool:
+            open_ = pool.submit(time.sleep, WAIT_S)
+            how(place / name)
+            open_.result(WAIT_S)
     wait_gone(tag)
 
 
