@@ -34,6 +34,7 @@ KEY_LENGTH_MAX: Final = 200
 QUEUE_LENGTH_MAX: Final = 100
 NUMBER_MAX: Final = 2**31 - 1  # of priorities and counts
 Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Natural = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Seconds = Annotated[float, msgspec.Meta(ge=-SECONDS_MAX, le=SECONDS_MAX)]
 

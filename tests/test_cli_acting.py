@@ -584,6 +584,12 @@ def test_rows_of_a_csv_are_arguments_by_name(home: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "1.0\n6.0\n")
 
 
+def test_the_mark_that_some_editors_begin_files_with_is_no_input(home: Path) -> None:
+    (home / "names").write_text("\ufeffa\nb\n", encoding="utf-8")
+    done = program(home, "z.db")("run", "--each-line", "names", "--keep-order", "--", "echo", "<{}>")
+    assert (done.returncode, done.stdout) == (0, "<a>\n<b>\n")
+
+
 def test_commands_as_gnu_parallel_runs_them(home: Path) -> None:
     run = program(home, "z.db")
     done = run("run", "a", "b c", "--keep-order", "--joblog", "log.tsv", "--", "echo", "{#}:{}")

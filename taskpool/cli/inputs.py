@@ -54,7 +54,7 @@ def _lines(path: str) -> Iterator[str]:
         yield from (line.rstrip("\r\n") for line in sys.stdin)
         return
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
             for line in file:
                 yield line.rstrip("\r\n")
     except OSError as error:

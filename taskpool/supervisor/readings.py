@@ -125,8 +125,8 @@ class Readings:
             case wire.Get(seq=seq, id=task_id, uid=uid):
                 return Reply(seq, tasks=self._routed([store.task(task_id if task_id else store.id_of(uid))]))
             case wire.List(seq=seq, filter=wanted, limit=limit, before=before, offset=offset):
-                limit = max(0, min(limit, PAGE_MAX))
-                tasks = store.tasks(wanted, limit, before, max(0, min(offset, ID_MAX - limit)))
+                limit = min(limit, PAGE_MAX)
+                tasks = store.tasks(wanted, limit, before, min(offset, ID_MAX - limit))
                 return Reply(seq, tasks=self._routed(tasks), next=tasks[-1].id if tasks and len(tasks) == limit else None)
             case wire.Find(seq=seq, uids=uids):
                 found = store.find_uids(uids)
@@ -150,7 +150,7 @@ class Readings:
             case wire.GetReplies(seq=seq, mailbox=None):
                 return Reply(seq, mailboxes=store.mailboxes())
             case wire.GetReplies(seq=seq, mailbox=str(mailbox), after=after, limit=limit):
-                replies = store.replies(mailbox, after, max(0, min(limit, PAGE_MAX)))
+                replies = store.replies(mailbox, after, min(limit, PAGE_MAX))
                 if request.wait and not replies:
                     self._listeners.setdefault(mailbox, {})[client] = request
                     return None

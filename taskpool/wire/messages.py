@@ -11,6 +11,7 @@ from taskpool.model import (
     Filter,
     FlowSpec,
     FlowState,
+    Natural,
     Occurrence,
     Progress,
     Queue,
@@ -71,9 +72,9 @@ class List(msgspec.Struct, array_like=True, tag="list"):
 
     seq: Whole
     filter: Filter
-    limit: Whole = 100
+    limit: Natural = 100
     before: Whole | None = None
-    offset: Whole = 0
+    offset: Natural = 0
 
 
 class Count(msgspec.Struct, array_like=True, tag="count"):
@@ -156,7 +157,7 @@ class GetFlows(msgspec.Struct, array_like=True, tag="flows"):
     """Read flows, newest first, with ids below `before`; or the one of that id."""
 
     seq: int
-    limit: Whole = 100
+    limit: Natural = 100
     before: Whole | None = None
     id: Whole | None = None
 
@@ -223,7 +224,7 @@ class Ready(msgspec.Struct, array_like=True, tag="ready"):
     statuses: list[str]
     as_of: Whole
     after: tuple[Whole, Whole] | None = None
-    limit: Whole = 100
+    limit: Natural = 100
     descending: bool = False
     key: str | None = None
 
@@ -250,7 +251,7 @@ class GetReplies(msgspec.Struct, array_like=True, tag="replies"):
     seq: Whole
     mailbox: str | None
     after: Whole = 0
-    limit: Whole = 100
+    limit: Natural = 100
     wait: bool = False
 
 

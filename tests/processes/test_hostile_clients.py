@@ -205,6 +205,20 @@ def test_odd_arguments_of_our_verbs_are_told_to_the_caller(pool: Pool, place: Pa
     is_well(pool, place, 1)
 
 
+def test_pages_of_negative_size_are_refused(pool: Pool, place: Path) -> None:
+    for ask in (
+        lambda: pool.list(limit=-1),
+        lambda: pool.list(offset=-1),
+        lambda: pool.flows(-1),
+        lambda: pool.replies("box", limit=-1),
+        lambda: pool.ready(limit=-1),
+    ):
+        with pytest.raises(InvalidTask, match=r">= 0 - at `(limit|offset)`"):
+            ask()
+    assert pool.list(limit=0) == []
+    is_well(pool, place, 1)
+
+
 def test_a_pool_is_not_stopped_by_a_filter_that_is_none(pool: Pool, place: Path) -> None:
     for wanted in (Filter(ids=("a",)), Filter(statuses=(3,)), Filter(since="today")):  # type: ignore[arg-type]
         with pytest.raises(InvalidTask):
