@@ -63,7 +63,7 @@ def test_kill_9_of_supervisors(place: Path, tag: str) -> None:
 
 @pytest.mark.slow
 def test_many_kills_of_supervisors(place: Path, tag: str) -> None:
-    BOOKS.kill_supervisors(place, tag, 60, chance("many effects"))
+    BOOKS.kill_supervisors(place, tag, 30, chance("many effects"))
 
 
 def test_kill_9_of_workers(place: Path) -> None:
