@@ -96,5 +96,5 @@ class Intake:
         row.key, row.unique = spec.key, spec.unique
         self.claims.take(row, until)
         out.append(Insert(task_id, spec, status, at, wall, place, of, after, until))
-        self._table.wait(row)
+        self._table.place(row)
         return task_id

@@ -69,6 +69,7 @@ class Keys:
         self._running: dict[str, set[int]] = {}
         self._firm: dict[str, set[int]] = {}
         self._parked: dict[str, dict[str, _Parked]] = {}  # key → queue → those that wait
+        self._limits: dict[str, int] = {}  # the highest key_limit among the parked of a key, if that is not one
         self._open: dict[
             str, list[tuple[Place, str]]
         ] = {}  # queue → a heap of the parked that may start; old entries are passed over
@@ -103,10 +104,12 @@ class Keys:
         self._announce(row.key)
 
     def ended(self, row: TaskRow) -> None:
-        """Its attempt is over, in whatever way: the key is free in the transaction that stores it, unless the task keeps it."""
+        """Its attempt is over, in whatever way: the key is free in the transaction that stores it, unless the task keeps it.
+
+        What it does now is to be told by `note`.
+        """
         assert row.key is not None
         _discard(self._running, row.key, row.id)
-        self.note(row)
 
     def note(self, row: TaskRow, *, due: bool = False) -> None:
         """A task with a key waits in another way than before, or no longer; due: as for `is_firm`."""
@@ -143,6 +146,7 @@ class Keys:
             heapq.heappush(parked.firm, place)
         elif not parked.line.offer(place):
             self._beyond.append(place)
+        self._know_limit(row)
         self._announce(row.key, row.queue)
 
     def first(self, queue: str) -> Place | None:
@@ -173,16 +177,20 @@ class Keys:
         if parked is not None:
             parked.discard((row.rank, row.scheduled_at, row.id))
 
+    def _know_limit(self, row: TaskRow) -> None:
+        if row.options.key_limit > 1:
+            assert row.key is not None
+            self._limits[row.key] = max(row.options.key_limit, self._limits.get(row.key, 1))
+
     def _announce(self, key: str, queue: str | None = None) -> None:
         """Let the next of a key stand for its queue, if it may start."""
         queues = self._parked.get(key)
         if queues is None:
             return
+        is_taken = len(self._running.get(key, ())) >= self._limits.get(key, 1)  # whoever is the first
         for name in list(queues) if queue is None else [queue]:
-            parked = queues[name]
-            place = self._first(parked)
             self._touch(key, name)
-            if place is not None:
+            if not is_taken and (place := self._first(queues[name])) is not None:
                 heapq.heappush(self._open.setdefault(name, []), (place, key))
                 self._serve(name)
 
@@ -192,7 +200,9 @@ class Keys:
             heapq.heappop(parked.firm)
         while (other := parked.line.first()) is not None and self._row(other) is None:
             parked.line.pop()
-        heads = [place for place in (parked.firm[0] if parked.firm else None, other) if place is not None]
+        if not parked.firm:  # as mostly
+            return other if other is not None and self.admits(self._tasks[other[2]]) else None
+        heads = [parked.firm[0]] if other is None else [parked.firm[0], other]
         return min((place for place in heads if self.admits(self._tasks[place[2]])), default=None)
 
     def _row(self, place: Place) -> TaskRow | None:
@@ -224,6 +234,7 @@ class Keys:
             [(row.rank, row.scheduled_at, row.id) for row in new], None if last is None else (last.rank, last.scheduled_at, last.id)
         )
         for row in new:
+            self._know_limit(row)
             self.note(row)
         self._announce(key, queue)
         return new
@@ -244,6 +255,7 @@ class Keys:
                 del self._parked[key][queue]
                 if not self._parked[key]:
                     del self._parked[key]
+                    self._limits.pop(key, None)
         for queue in [queue for queue, heap in self._open.items() if not heap]:
             del self._open[queue]
 

@@ -40,6 +40,10 @@ class Table:
         """
         if row.key is not None:
             self.lines.keys.note(row)
+        self.place(row)
+
+    def place(self, row: TaskRow) -> None:
+        """Do as `wait`, for a new task: nobody waits for its key behind it yet."""
         if row.scheduled_at == graph.HELD_AT or not self.lines.put(row):
             self.forget(row)
 
@@ -63,3 +67,4 @@ class Table:
         row.status = CANCELLED
         if row.key is not None:
             self.lines.keys.ended(row)
+            self.lines.keys.note(row)

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Self, TypeVar
 
 from taskpool.core import graph
+from taskpool.doors.encoders import Encoders
 from taskpool.doors.future import TaskFuture
 from taskpool.errors import InvalidTask
 from taskpool.model import Filter, FlowSpec, FlowState, Status, StepSpec
@@ -42,7 +43,7 @@ class Step(Generic[R]):
         self._flow = flow
         self._call = (fn, args, kwargs)
         # By name, only a pool can say how. What else cannot be sent is refused here, at the line that adds it.
-        self._sent = None if isinstance(fn, str) else _encoded(flow._encode_of(fn), args, kwargs)
+        self._sent = None if isinstance(fn, str) else _encoded(flow._encoders.of(fn).encode, args, kwargs)
         self._on = on  # for the steps among its arguments
         self._after: dict[int, tuple[Any, int]] = {}  # by identity: parent, condition
         self._future: TaskFuture[R] | None = None
@@ -104,7 +105,7 @@ class Flow:
         self.steps: list[Step[Any]] = []
         self._pool = pool
         self._link: Link | None = None
-        self._encoders: dict[int, tuple[Any, Encode]] = {}  # by identity: function, encoder of its calls
+        self._encoders = Encoders() if pool is None else pool._encoders
 
     # ---- building -----------------------------------------------------------------------------------------------------
 
@@ -144,15 +145,6 @@ class Flow:
             raise InvalidTask(f"a flow has at most {STEPS_MAX:,} steps")
         self.steps.append(step)
         return step
-
-    def _encode_of(self, fn: Any) -> Encode:
-        """Return what encodes calls of a function. Kept by identity, with the function, so that its id is not used again."""
-        from taskpool.wire.codec import CallEncoder
-
-        found = self._encoders.get(id(fn))
-        if found is None:
-            found = self._encoders[id(fn)] = fn, CallEncoder(fn).encode
-        return found[1]
 
     def __enter__(self) -> Self:
         if self._pool is None:

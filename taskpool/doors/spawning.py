@@ -44,10 +44,12 @@ class Recorder(Submitter):
         """Return how a function travels. HandlerNotFound for a name that this process has not got."""
         if isinstance(fn, str):
             handler = default_registry.get(fn)
-            plan = Plan(handler.fn, self._inherited(self._said.over(handler.options or NOTHING_SAID)))
+            plan = Plan(
+                handler.fn, self._encoders.of(handler.fn), self._inherited(self._said.over(handler.options or NOTHING_SAID))
+            )
         else:
             decorated, given = getattr(fn, "_decorated", NOTHING_SAID), getattr(fn, "_given", NOTHING_SAID)
-            plan = Plan(fn, self._inherited(given.over(self._said.over(decorated))))
+            plan = Plan(fn, self._encoders.of(fn), self._inherited(given.over(self._said.over(decorated))))
         if len(self._plans) >= PLANS_MAX:
             self._plans.clear()
         if not isinstance(fn, str):  # a plan holds its function, so that its id is not used again; a name it does not hold

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast, overload
 
 from taskpool.doors import held
+from taskpool.doors.encoders import Encoders
 from taskpool.doors.naming import names
 from taskpool.doors.options import NOTHING_SAID, Said, TaskOptions
 from taskpool.errors import ArgTypeError, InvalidPayload
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from taskpool.doors.future import TaskFuture
     from taskpool.doors.link import Link
     from taskpool.model import StepSpec, Task
+    from taskpool.wire.codec import CallEncoder
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,10 +33,7 @@ class Plan:
 
     __slots__ = ("after", "description", "encode", "fixed", "fn", "name", "names_of", "priority", "queue", "said")
 
-    def __init__(self, fn: Callable[..., Any], said: Said) -> None:
-        from taskpool.wire.codec import CallEncoder
-
-        encoder = CallEncoder(fn)
+    def __init__(self, fn: Callable[..., Any], encoder: CallEncoder, said: Said) -> None:
         self.fn = fn
         self.said = said
         self.encode = encoder.encode
@@ -64,8 +63,9 @@ class Plan:
 class Submitter(ABC):
     """Hands in tasks, all with the same options. Safe to use from several threads."""
 
-    def __init__(self, said: Said) -> None:
+    def __init__(self, said: Said, encoders: Encoders | None = None) -> None:
         self._said = said
+        self._encoders = encoders or Encoders()
         self._plans: dict[int, Plan] = {}
 
     @property
@@ -230,7 +230,7 @@ class Submitter(ABC):
             return cast("Plan", plan_by_name(self._link, fn, self._said))
         if found is None:
             decorated, given = getattr(fn, "_decorated", NOTHING_SAID), getattr(fn, "_given", NOTHING_SAID)
-            found = Plan(fn, given.over(self._said.over(decorated)))
+            found = Plan(fn, self._encoders.of(fn), given.over(self._said.over(decorated)))
             if len(self._plans) >= PLANS_MAX:
                 self._plans.clear()
             self._plans[id(fn)] = found
@@ -251,7 +251,7 @@ class View(Submitter):
     """A pool under certain options."""
 
     def __init__(self, of: Submitter, said: Said) -> None:
-        super().__init__(said)
+        super().__init__(said, of._encoders)
         self._of = of
 
     @property
