@@ -83,6 +83,7 @@ def test_kill_9_costs_no_acknowledged_turn(tmp_path: Path, durability: str) -> N
         acked = max(acked, acknowledged(output))
         there = check(path, acked, f"seed {seed} kill {kill}")
         assert there <= acked + 1
+        acked = there  # the next may be killed before it has acknowledged anything
 
 
 @pytest.mark.parametrize(
