@@ -27,7 +27,7 @@ def open_store(settings: Settings, log: Callable[[str], None]) -> Store:
             if not told and time.monotonic() > until - OPEN_WAIT_S + TELL_S:
                 log("waiting for the last owner to end")
                 told = True
-            time.sleep(0.02)
+            time.sleep(0.02)  # a lock of the kernel has nothing to wait on
 
 
 def patiently(commit: Callable[[], object]) -> None:
@@ -40,4 +40,4 @@ def patiently(commit: Callable[[], object]) -> None:
         except StoreBusy:
             if time.monotonic() > until:
                 raise
-            time.sleep(0.02)
+            time.sleep(0.02)  # nor has that of SQLite

@@ -7,6 +7,7 @@ import random
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,7 +90,7 @@ class Drill:
         self._made(path)
         for nth in range(1, 5):
             count = 3 * nth
-            drive_to(path, point, nth, lambda pool, count=count: self._drive(pool, place, count))  # type: ignore[misc]
+            drive_to(path, point, nth, partial(self._drive, place=place, count=count))
             wait_gone(tag)
             self.check(place, count, ended=False)
         with Pool(path, workers=1, durability="process") as pool:

@@ -140,11 +140,13 @@ def copied_over(path: Path) -> None:
 @pytest.mark.parametrize("how", [Path.unlink, renamed, copied_over])
 def test_a_store_that_is_taken_away_under_its_pool_ends_it(place: Path, tag: str, name: str, how: Callable[[Path], Any]) -> None:
     """SQLite would go on writing, and what it acknowledges would be lost."""
-    with pytest.raises(PoolStopped, match=rf"{name} was removed, moved or replaced"):  # noqa: SIM117
-        with Pool(place / "x.db", workers=1, durability="process") as pool:
-            open_ = pool.submit(time.sleep, WAIT_S)
-            how(place / name)
-            open_.result(WAIT_S)
+    with (
+        pytest.raises(PoolStopped, match=rf"{name} was removed, moved or replaced"),
+        Pool(place / "x.db", workers=1, durability="process") as pool,
+    ):
+        open_ = pool.submit(time.sleep, WAIT_S)
+        how(place / name)
+        open_.result(WAIT_S)
     wait_gone(tag)
 
 
