@@ -349,7 +349,7 @@ def test_fail_fast_cancels_all_others(pool: Pool, tmp_path: Path) -> None:
     state = flow.wait(20)
     assert (state.status, state.fallen, state.fail_fast) == ("failed", bad.id, True)
     assert state.counts == {"failed": 1, "cancelled": 3}
-    for step in (late, apart):
+    for step in (running, late, apart):
         assert reason(pool, step) == ("cancelled", "upstream", "upstream")
     words = f"task {bad.id} ({pool.get(bad.id).name}), with whose failure its flow ends, has ended failed"
     for step in (running, late, apart):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -86,6 +87,46 @@ def test_a_pool_that_stops_lets_nothing_go() -> None:
     commands = rig.turn(ev.StopAsked(None), rig.report(parent), ev.StepsDue([DueStep(row, 0)]))
     assert not of(commands, cmd.Start)
     assert not of(commands, cmd.Move)
+
+
+# ---- the end of a flow with its first failure -----------------------------------------------------------------------
+
+
+def falls(row: TaskRow) -> ev.StepsDue:
+    """The flow of a running step ends with the failure of another."""
+    return ev.StepsDue([DueStep(copy.copy(row), 0, 9, "bad", "failed", True)])
+
+
+def stopped(rig: Rig, task_id: int) -> tuple[str, str | None, str, str]:
+    """Let a step end by its cancel; return how."""
+    end = the(rig.turn(rig.death(begun=task_id, why="cancel", kind="cancelled")), cmd.End)
+    assert end.error is not None
+    assert end.extras is not None
+    return end.to, end.extras.finish_reason, end.error.kind, end.error.message
+
+
+def test_a_running_step_that_falls_with_its_flow_ends_upstream() -> None:
+    rig = Rig()
+    (task_id,) = rig.submit()
+    commands = rig.turn(falls(rig.row(task_id)))
+    mark = the(commands, cmd.Move)
+    assert mark.extras is not None
+    assert (mark.to, mark.extras.cancel_requested_at, mark.extras.upstream) == ("running", rig.wall, True)
+    assert the(commands, cmd.Signal).why == "cancel"
+    assert not rig.turn(falls(rig.row(task_id))), "it is told once"
+    words = "task 9 (bad), with whose failure its flow ends, has ended failed"
+    assert stopped(rig, task_id) == ("cancelled", "upstream", "upstream", words)
+
+
+def test_who_asked_first_is_the_one_who_cancelled() -> None:
+    rig = Rig()
+    (task_id,) = rig.submit()
+    rig.turn(rig.cancel(task_id), falls(rig.row(task_id)))
+    assert stopped(rig, task_id) == ("cancelled", "user", "cancelled", "enough")
+    rig = Rig()
+    (task_id,) = rig.submit()
+    rig.turn(falls(rig.row(task_id)), rig.cancel(task_id))
+    assert stopped(rig, task_id)[:3] == ("cancelled", "upstream", "upstream")
 
 
 def test_only_a_turn_in_which_all_goes_well_is_foreseen() -> None:

@@ -79,6 +79,7 @@ def rows(draw: st.DrawFn, status: str = RUNNING) -> TaskRow:
         worker=3,
         n=2,
         begun=draw(st.booleans()),
+        upstream=draw(st.booleans()),
     )
 
 
@@ -128,6 +129,7 @@ def test_the_command_says_what_the_task_has_become(row: TaskRow, how: Report | W
     extras = end.extras or Extras()
     counts = (extras.round, extras.crashes, extras.interruptions, extras.snoozes, extras.cancel_requested_at, extras.begun)
     assert counts == (row.round, row.crashes, row.interruptions, row.snoozes, row.cancel_requested_at, row.begun)
+    assert extras.upstream == (end.extras is not None and row.upstream)
     assert row.scheduled_at == (before.scheduled_at if end.scheduled_at is None else end.scheduled_at)
     if end.error is not None:
         assert row.error == end.error
@@ -155,9 +157,9 @@ def test_after_a_cancel_a_task_succeeds_or_is_cancelled(row: TaskRow, how: Repor
         assert end.to == (SUCCEEDED if success else CANCELLED)
         if not success:
             assert end.error is not None
-            assert (end.error.kind, end.error.message) == ("cancelled", "enough")
+            assert (end.error.kind, end.error.message) == ("upstream" if row.upstream else "cancelled", "enough")
             assert end.extras is not None
-            assert end.extras.finish_reason == "user"
+            assert end.extras.finish_reason == ("upstream" if row.upstream else "user")
 
 
 @given(rows(), ends, st.booleans())
@@ -223,6 +225,7 @@ def test_a_new_round_counts_from_zero_and_keeps_the_history(row: TaskRow, status
     assert (move.status, move.to, row.status, move.clear_error) == (status, PENDING, PENDING, True)
     assert (row.round, row.attempt, row.snoozes) == (before.round + 1, before.attempt, before.snoozes)
     assert (row.charged, row.crashes, row.interruptions, row.cancel_requested_at, row.error) == (0, 0, 0, None, None)
+    assert not row.upstream
     assert row.scheduled_at == move.scheduled_at == NOW.wall
 
 

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from taskpool.core.commands import Checkpoint, Extras, Save
@@ -181,8 +182,23 @@ def test_a_mark_changes_the_version_and_not_the_status(store: Store) -> None:
     task = store.task(1)
     assert (task.status, task.version, task.cancel_requested_at) == (RUNNING, 3, T0 + 30)
     (row,) = store.running()
-    assert (row.cancel_reason, row.worker, row.attempt) == ("no more", 1, 1)
+    assert (row.cancel_reason, row.upstream, row.worker, row.attempt) == ("no more", False, 1, 1)
     assert store.counts() == {RUNNING: 1}
+
+
+def test_it_is_kept_by_whom_a_cancel_was_asked_for(store: Store) -> None:
+    put(store, 1, RUNNING)
+    store.commit([move(1, RUNNING, RUNNING, 2, extras=Extras(cancel_requested_at=T0 + 30, upstream=True))])
+    (row,) = store.running()
+    assert row.upstream
+
+
+def test_marks_of_an_older_version_are_read() -> None:
+    """Fields are only ever appended, so that rows of an older version decode."""
+    older = msgspec.msgpack.encode([0, 1, 2, 0, T0, "no more", None, True])
+    assert msgspec.msgpack.decode(older, type=Extras) == Extras(
+        crashes=1, interruptions=2, cancel_requested_at=T0, cancel_reason="no more", begun=True
+    )
 
 
 # ---- moves ----------------------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ class Asked:
         """Cancel a task that has not ended: at once if it waits, else by asking its body to end."""
         first = row.cancel_requested_at is None
         if first:
-            row.cancel_requested_at, row.cancel_reason = now.wall, event.reason
+            row.cancel_requested_at, row.cancel_reason, row.upstream = now.wall, event.reason, event.upstream
         if row.status != RUNNING:
             error = TaskError("cancelled", event.reason or "cancelled before it started", False)
             out.append(settle.move(row, CANCELLED, now, error=error, finish_reason="user"))

@@ -19,6 +19,7 @@ class Extras(msgspec.Struct, array_like=True, gc=False):
     cancel_reason: str = ""
     finish_reason: str | None = None
     begun: bool = False  # a body of it began, though the counts of this round do not show it
+    upstream: bool = False  # nobody asked for its cancel: it follows from how another task ended
 
 
 # ---- saves ----------------------------------------------------------------------------------------------------------

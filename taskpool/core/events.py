@@ -40,6 +40,7 @@ class TaskRow(msgspec.Struct, gc=False):
     # Stored again:
     key: str | None = None
     unique: str | None = None
+    upstream: bool = False  # nobody asked for its cancel: it follows from how another task ended
 
 
 class QueueSet(msgspec.Struct, tag=True):
@@ -211,7 +212,7 @@ class WorkerDied(msgspec.Struct, tag=True):
 
 
 class CancelAsked(msgspec.Struct, tag=True):
-    """Somebody cancels tasks; rows are those that are not in memory."""
+    """Somebody cancels tasks; rows are those that are not in memory. upstream: nobody does; it follows from how another ended."""
 
     client: int
     seq: int
@@ -220,6 +221,7 @@ class CancelAsked(msgspec.Struct, tag=True):
     reason: str = ""
     grace_s: float | None = None
     force: bool = False
+    upstream: bool = False
 
 
 class RetryAsked(msgspec.Struct, tag=True):

@@ -35,7 +35,7 @@ class Ready:
                 continue
             if row.status == RUNNING:
                 if step.culprit and row.cancel_requested_at is None:
-                    self._cancel(row, CancelAsked(0, 0, [row.id], [], graph.why(step)), now, out)
+                    self._cancel(row, CancelAsked(0, 0, [row.id], [], graph.why(step), upstream=True), now, out)
                 continue
             if graph.is_free(row, step, now):
                 self.freed[row.id] = step

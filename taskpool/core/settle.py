@@ -26,7 +26,7 @@ def extras_of(row: TaskRow, finish_reason: str | None = None) -> Extras | None:
     counts = (row.round, row.crashes, row.interruptions, row.snoozes)
     if not (any(counts) or row.cancel_requested_at or finish_reason or row.begun):
         return None
-    return Extras(*counts, row.cancel_requested_at, row.cancel_reason, finish_reason, row.begun)
+    return Extras(*counts, row.cancel_requested_at, row.cancel_reason, finish_reason, row.begun, row.upstream)
 
 
 def _end(
@@ -132,6 +132,8 @@ def _cancelled(row: TaskRow, closed: Closed, error: TaskError | None, now: Insta
     closed.error = error
     # The reason given with the cancel says more than the traceback of the place where it struck.
     message = row.cancel_reason or (error.message if error is not None else "") or "cancelled"
+    if row.upstream:  # as of what waited for its parents
+        return _end(row, CANCELLED, now, closed, error=TaskError("upstream", message, False), finish_reason="upstream")
     reason = "user" if row.cancel_requested_at is not None else "handler"
     return _end(row, CANCELLED, now, closed, error=TaskError("cancelled", message, False), finish_reason=reason)
 
@@ -219,7 +221,7 @@ def new_round(row: TaskRow, now: Instant) -> Move:
     row.round += 1
     row.begun = has_begun(row)
     row.charged = row.crashes = row.interruptions = 0
-    row.cancel_requested_at, row.cancel_reason, row.error = None, "", None
+    row.cancel_requested_at, row.cancel_reason, row.upstream, row.error = None, "", False, None
     command = move(row, PENDING, now, scheduled_at=now.wall)
     command.clear_error = True
     return command

@@ -122,6 +122,7 @@ def task_row(row: Any) -> TaskRow:
         begun=extras.begun,
         key=row[15],
         unique=row[16],
+        upstream=extras.upstream,
     )
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from taskpool import Pool
+from taskpool import Cancelled, Pool
 from taskpool.core import graph
 from taskpool.core.lifecycle import TERMINAL
 from tests.processes import evidence
 from tests.processes.evidence import chance, note, wait_gone
 from tests.processes.killing import POINTS, drive_to, killed
+from tests.waiting import wait_file
 
 LAYERS, WIDTH = 12, 8
 
@@ -109,3 +110,39 @@ def test_killed_between_two_steps_of_a_turn(place: Path, tag: str, point: str) -
         if not pool.flows():
             submit(pool, place)
     finish(place)
+
+
+def stubborn(place: str, name: str) -> None:
+    """Go on for ever, cancelled or not, and say both in files."""
+    Path(place, name).touch()
+    while True:
+        try:
+            time.sleep(3600)
+        except Cancelled:
+            Path(place, f"{name} was told").touch()
+
+
+def fail_at(gate: str) -> None:
+    wait_file(gate)
+    raise ValueError("no more of this flow")
+
+
+def test_killed_while_steps_are_ended_with_their_flow(place: Path, tag: str) -> None:
+    """By whom a step was cancelled is stored before it is told, so it does not depend on who sees it end."""
+    with killed(place / "x.db", workers=3) as pool:
+        with pool.flow("fast", fail_fast=True) as flow:
+            mine = flow.submit(stubborn, str(place), "mine")
+            other = flow.submit(stubborn, str(place), "other")
+            bad = flow.submit(fail_at, str(place / "gate"))
+        wait_file(place / "mine")
+        wait_file(place / "other")
+        pool.cancel(mine.id, reason="I said so", grace=3600)
+        wait_file(place / "mine was told")
+        (place / "gate").touch()
+        wait_file(place / "other was told")
+        ids = mine.id, other.id, bad.id
+    wait_gone(tag)
+    with Pool(place / "x.db", workers=1, durability="process") as pool:
+        found = [pool.wait(task_id, 60) for task_id in ids]
+    ends = [(one.status.value, one.finish_reason, one.error and one.error.kind) for one in found]
+    assert ends == [("cancelled", "user", "cancelled"), ("cancelled", "upstream", "upstream"), ("failed", None, "handler")]

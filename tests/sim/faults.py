@@ -688,6 +688,35 @@ def a_step_is_cancelled_though_its_parents_ended_well(patch: pytest.MonkeyPatch)
 
 
 @fault
+def a_step_that_falls_with_its_flow_is_said_to_be_cancelled_by_somebody(patch: pytest.MonkeyPatch) -> None:
+    def cancel(original: Any, self: Asked, row: ev.TaskRow, event: ev.CancelAsked, now: Instant, out: list[cmd.Command]) -> None:
+        original(self, row, msgspec.structs.replace(event, upstream=False), now, out)
+
+    _wrap(patch, Asked, "cancel", cancel)
+
+
+@fault
+def whoever_asks_last_is_the_one_who_cancelled(patch: pytest.MonkeyPatch) -> None:
+    def cancel(original: Any, self: Asked, row: ev.TaskRow, event: ev.CancelAsked, now: Instant, out: list[cmd.Command]) -> None:
+        original(self, row, event, now, out)
+        row.upstream = event.upstream
+
+    _wrap(patch, Asked, "cancel", cancel)
+
+
+@fault
+def how_a_step_fell_is_forgotten_by_its_end(patch: pytest.MonkeyPatch) -> None:
+    def cancelled(original: Any, row: ev.TaskRow, closed: cmd.Closed, error: TaskError | None, now: Instant) -> cmd.End:
+        end = original(row, closed, error, now)
+        assert end.extras is not None
+        if end.extras.finish_reason == "upstream":
+            end.extras.finish_reason = "user"
+        return end  # type: ignore[no-any-return]
+
+    _wrap(patch, settle, "_cancelled", cancelled)
+
+
+@fault
 def steps_whose_parents_have_ended_are_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Ready, "steps_due", lambda self, event, now, out: None)
 

@@ -96,6 +96,24 @@ def warrants_retry(options: Options, queue: Queue | None, error: TaskError, char
     return charged < limit and error.retryable and not listed
 
 
+def check_mark(save: cmd.Move, who: str, *, asked: bool, falls: bool) -> None:
+    """Raise LawBroken unless a running task is to be cancelled by somebody, or because its flow falls, whichever it says."""
+    assert save.extras is not None
+    if save.extras.upstream:
+        obey(falls, f"{who} is to be cancelled with its flow, of which no step has failed")
+    else:
+        obey(asked, f"{who} is said to be cancelled by somebody, and nobody has asked for it")
+
+
+def check_reason(row: TaskRow, save: cmd.End, who: str) -> None:
+    """Raise LawBroken unless what was cancelled says by whom: by itself, by who asked first, or by the failure of its flow."""
+    reason = "handler" if row.cancel_requested_at is None else "upstream" if row.upstream else "user"
+    said = save.extras.finish_reason if save.extras is not None else None
+    obey(said == reason, f"{who} was cancelled by {reason}, and is said to be by {said}")
+    kind = "upstream" if reason == "upstream" else "cancelled"
+    obey(save.error is not None and save.error.kind == kind, f"{who} was cancelled by {reason}, and its error says otherwise")
+
+
 def check_policy(row: TaskRow, save: cmd.End, who: str, extras: cmd.Extras) -> None:
     """Raise LawBroken unless what was stopped or interrupted goes on as its on_interrupt says."""
     options = row.options

@@ -14,17 +14,7 @@ from taskpool.core import commands as cmd
 from taskpool.core.cron import SLICE_MAX
 from taskpool.core.events import TaskRow
 from taskpool.core.fleet import SPAWN_BACKOFF_MAX_NS
-from taskpool.core.lifecycle import (
-    CANCELLED,
-    FAILED,
-    PENDING,
-    QUEUED,
-    RETRYING,
-    RUNNING,
-    SUCCEEDED,
-    TERMINAL,
-    WAITING,
-)
+from taskpool.core.lifecycle import CANCELLED, FAILED, PENDING, QUEUED, RETRYING, RUNNING, SUCCEEDED, TERMINAL, WAITING
 from taskpool.core.mailbox import Mailbox
 from taskpool.core.scheduler import Scheduler
 from taskpool.model import Schedule, TaskSpec
@@ -33,7 +23,9 @@ from taskpool.testing.simulation.counting import (
     CHARGED,
     OUTCOMES,
     allowed_attempts,
+    check_mark,
     check_policy,
+    check_reason,
     in_words,
     outcomes,
     warrants_retry,
@@ -66,6 +58,7 @@ class Laws:
         self.children: set[bytes] = set()  # uids of what the successes have spawned
         self.kept: dict[int, int] = {}  # succeeded task → version that must stay, until a retry by force
         self.forced: set[int] = set()  # tasks that a client may retry although they succeeded
+        self.asked: set[int] = set()  # tasks that a client or a schedule has cancelled
         self.served: list[str] = []  # queues of the starts of this turn, in order, also of those that the store refused
         self.served_aside: set[str] = set()  # queues of those that may stand aside: that was a turn, but it passed nobody
         self.schedules: dict[str, Schedule] = {}  # as they were added
@@ -131,6 +124,8 @@ class Laws:
             )
         elif save.to == QUEUED or save.held is False:
             self._waits_not(row)
+        elif save.to == RUNNING and row.cancel_requested_at is None:
+            check_mark(save, who, asked=row.id in self.asked, falls=self.store.graphs.culprits(row.id))
         if row.status == SUCCEEDED:
             obey(row.id in self.forced, f"{who} had succeeded and was changed")
         if row.status in TERMINAL:
@@ -168,6 +163,8 @@ class Laws:
         if self.stopping and allowed == ("cancelled",) and row.cancel_requested_at is None:
             allowed = ("cancelled", "stopped")  # it gave up by its own wish just when it was to be told to
         obey(outcome in allowed, f"{who} ended {outcome}, but it was {in_words(fate, row)}")
+        if outcome == "cancelled":
+            check_reason(row, save, who)
         obey(save.to in OUTCOMES[outcome], f"{who} ended {outcome}, and its task became {save.to}")
         charged = row.charged + (outcome in CHARGED)
         obey(save.charged == charged, f"{who} ended {outcome}, and {save.charged} attempts were charged, not {charged}")

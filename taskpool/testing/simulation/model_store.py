@@ -464,7 +464,7 @@ class ModelStore:
             row.round, row.crashes, row.interruptions = extras.round, extras.crashes, extras.interruptions
             row.snoozes = extras.snoozes
             row.cancel_requested_at, row.cancel_reason = extras.cancel_requested_at, extras.cancel_reason
-            row.begun = extras.begun
+            row.begun, row.upstream = extras.begun, extras.upstream
             stored.finish_reason = extras.finish_reason
 
     @property

@@ -234,6 +234,8 @@ class Shell:
         self._trace.commands(commands)
         if isinstance(event, ev.StopAsked):
             self._laws.stopping = True
+        if isinstance(event, ev.CancelAsked):
+            self._laws.asked.update(event.ids)
         self.scheduler.check()
         return commands
 
