@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from taskpool import faults
 from taskpool.core.events import Passed, Reported, Saved, TakenBack
-from taskpool.engines import records
+from taskpool.engines import linux, records
 from taskpool.engines.engine import Deliver, Wish
 from taskpool.engines.killer import Killer
 from taskpool.engines.link import Link
@@ -127,11 +127,14 @@ class Intake:
             self._allow(link)
 
     def gets_on(self, link: Link, running_ns: int) -> bool:
-        """Return whether it has ended a body that was not heard of yet, or has not been in this one for so long."""
+        """Return whether it has ended a body that was not heard of yet, has not been in this one for so long, or starves."""
         heard = link.done_n
         self.read(link)
         words = link.page.words
-        return link.done_n != heard or (words[CURRENT] != 0 and time.monotonic_ns() - words[STARTED] < running_ns)
+        current = words[CURRENT]
+        if link.done_n != heard or (current != 0 and time.monotonic_ns() - words[STARTED] < running_ns):
+            return True
+        return _starves(link, (current, link.done_n), running_ns)
 
     def give_back(self, link: Link) -> None:
         """The killer forbade what comes after a job that ended just then by itself."""
@@ -148,3 +151,18 @@ class Intake:
         with self._killer.lock:
             link.unlimit()
         self._deliver(Passed(link.worker_id, link.last_n))
+
+
+def _starves(link: Link, place: tuple[int, int], running_ns: int) -> bool:
+    """Return whether it wants to run and gets no processor: once it does, what it was sent may be done at once.
+
+    The first look at a body that wants to run cannot tell, and leaves it alone; one that sleeps does not starve.
+    """
+    found = linux.process(link.pid)
+    if found is None or found.state != "R":
+        return False
+    had = linux.processor_ns(link.pid)
+    if link.starving is None or link.starving[0] != place:
+        link.starving = (place, had)
+        return True
+    return had - link.starving[1] < running_ns // 2

@@ -49,6 +49,7 @@ class Link:
         self.fault = ""  # what it did that no worker does
         self.limit_left = False  # the killer forbade what comes after a job that then ended by itself
         self.taken_above: int | None = None  # it is passing over jobs above that number, which were given back
+        self.starving: tuple[tuple[int, int], int] | None = None  # where it stood at the first look, and its processor_ns then
         self.rang = False
         self.progress_seq = 0
         self._fenced = fenced

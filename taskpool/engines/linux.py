@@ -16,6 +16,7 @@ from taskpool.clock import NS
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 TFD_TIMER_ABSTIME = 1
+CPUCLOCK_SCHED = 2  # of a process's own clocks, the one that the scheduler keeps
 TICK_NS = NS // os.sysconf("SC_CLK_TCK")  # resolution of start times in /proc
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -105,6 +106,11 @@ def process(pid: int) -> Process | None:
     # The name stands in parentheses and may hold anything, parentheses too.
     state, ppid, group, session, *rest = text[text.rindex(b")") + 2 :].split()
     return Process(pid, int(ppid), int(group), int(session), state.decode(), int(rest[15]) * TICK_NS)
+
+
+def processor_ns(pid: int) -> int:
+    """Return how long (ns) all threads of a process have had a processor so far. OSError if there is no such process."""
+    return time.clock_gettime_ns((~pid << 3) | CPUCLOCK_SCHED)
 
 
 def all_pids() -> list[int]:
