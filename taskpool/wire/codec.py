@@ -139,12 +139,12 @@ def dump_by_value(value: Any) -> bytes:
         raise
     except (pickle.PicklingError, TypeError, AttributeError, RecursionError):
         pass
-    import dill
+    from taskpool.wire import by_dill
 
     function = value[0] if isinstance(value, tuple) and value else value
     module = getattr(function, "__module__", None)
     in_main = module in ("__main__", "__mp_main__") or module not in sys.modules  # else dill would take all there are
-    return bytes(dill.dumps(value, _PROTOCOL, recurse=in_main))
+    return by_dill.dumps(value, recurse=in_main)
 
 
 # ---- calls, in the worker -------------------------------------------------------------------------------------------

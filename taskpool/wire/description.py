@@ -22,6 +22,7 @@ from taskpool.errors import ArgTypeError, InvalidHandler
 from taskpool.model import Controller
 from taskpool.wire.annotations import Check, exact, misfit, plain_scalar, spelled
 from taskpool.wire.arity import Arity, Slot
+from taskpool.wire.unpicklable import FUTURES_STAY, is_future
 
 MAIN_NAMES = ("__main__", "__mp_main__")
 NO_KEYWORDS: Mapping[str, Any] = types.MappingProxyType({})
@@ -122,8 +123,10 @@ class Description:
             return
         shown = _shown(value)
         where = f" ({place} of it does not fit)" if place else ""
+        hint = f"it {FUTURES_STAY}" if is_future(value) else ""
         raise ArgTypeError(
-            f"argument {p.name!r} of {self.name} must be {spelled(p.annotation)}, but is {type(value).__qualname__}: {shown}{where}"
+            f"argument {p.name!r} of {self.name} must be {spelled(p.annotation)}, but is {type(value).__qualname__}: {shown}{where}",
+            hint=hint,
         )
 
     def is_exact(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

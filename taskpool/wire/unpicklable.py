@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copyreg
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 DEPTH_MAX = 20
 PARTS_MAX = 1000  # of one container; further ones are not tried
+FUTURES_STAY = "belongs to its process; wait for its result, and send that"
 
 
 def culprit(value: Any, dump: Callable[[Any], bytes]) -> str | None:
@@ -34,7 +37,17 @@ def _refusal(value: Any, dump: Callable[[Any], bytes]) -> str | None:
     except RecursionError:
         return "it is nested too deeply"
     except Exception as error:
-        return _words(error)
+        return f"it {FUTURES_STAY}" if is_future(value) else _words(error)
+
+
+def is_future(value: Any) -> bool:
+    """Return whether a value is a future, an executor's or asyncio's, that has not been taught how to travel (as ours are)."""
+    cls = type(value)
+    base = getattr(sys.modules.get("concurrent.futures._base"), "Future", ())
+    if not (issubclass(cls, base) or hasattr(cls, "_asyncio_future_blocking")):
+        return False
+    own = any(getattr(cls, name) is not getattr(object, name) for name in ("__reduce_ex__", "__reduce__", "__getstate__"))
+    return not own and cls not in copyreg.dispatch_table
 
 
 def _words(error: Exception) -> str:
@@ -45,6 +58,8 @@ def _words(error: Exception) -> str:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    if is_future(value):
+        return
     if isinstance(value, dict):
         pairs = [(f"[{_key(key)}]", part) for key, part in list(value.items())[:PARTS_MAX]]
     elif isinstance(value, list | tuple):

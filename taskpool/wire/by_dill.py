@@ -1,0 +1,37 @@
+"""dill, for what plain pickle refuses: code that nobody can import, and values that hold such code.
+
+It takes more than that. A future of an executor it copies, locks and all, and the copy never hears of the result, or is locked
+for ever; so futures are kept out.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from pickle import PicklingError
+from typing import Any
+
+from taskpool.wire.unpicklable import FUTURES_STAY, is_future
+
+_PROTOCOL = 5
+
+
+@functools.cache
+def _pickler() -> Any:
+    import dill
+
+    class Pickler(dill.Pickler):  # type: ignore[misc]
+        def save_reduce(self, *parts: Any, obj: Any = None, **more: Any) -> None:
+            """Look at what dill takes to pieces, which is little of what it writes."""
+            if is_future(obj):
+                raise PicklingError(f"it holds a {type(obj).__qualname__}, which {FUTURES_STAY}")
+            super().save_reduce(*parts, obj=obj, **more)
+
+    return Pickler
+
+
+def dumps(value: Any, *, recurse: bool) -> bytes:
+    """Return a value pickled by dill. recurse: of a function's globals only what it uses. PicklingError, or what dill raises."""
+    file = io.BytesIO()
+    _pickler()(file, _PROTOCOL, recurse=recurse).dump(value)
+    return file.getvalue()
