@@ -123,11 +123,9 @@ class Description:
             return
         shown = _shown(value)
         where = f" ({place} of it does not fit)" if place else ""
+        words = f"must be {spelled(p.annotation)}, but is {type(value).__qualname__}: {shown}{where}"
         hint = f"it {FUTURES_STAY}" if is_future(value) else ""
-        raise ArgTypeError(
-            f"argument {p.name!r} of {self.name} must be {spelled(p.annotation)}, but is {type(value).__qualname__}: {shown}{where}",
-            hint=hint,
-        )
+        raise ArgTypeError(f"argument {p.name!r} of {self.name} {words}", hint=hint)
 
     def is_exact(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         """Return whether msgpack gives these arguments back as they are. Only for descriptions with msgpack, after check_count."""
