@@ -251,6 +251,7 @@ def registry() -> Registry:
         ((1, 2), {}, Codec.PICKLE),  # an int where a float is promised stays an int
         ((1,), {"c": "\ud800"}, Codec.PICKLE),
         ((MyInt(1),), {}, Codec.PICKLE),
+        ((1,), {"p": Point("no")}, Codec.PICKLE),  # type: ignore[arg-type]  # it is a Point; its fields are its own matter
         ((1, math.nan), {}, Codec.MSGPACK),
     ],
 )
