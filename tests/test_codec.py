@@ -12,6 +12,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import threading
 import types
 import typing
 import uuid
@@ -492,6 +493,27 @@ def test_all_that_can_be_called_can_be_sent(fn: Any, args: Any, result: Any) -> 
     name, codec, payload = encode_call(fn, args)
     found, got, named = decode_call(name, codec, payload, Registry().resolve)
     assert found(*got, **named) == result
+
+
+class Guarded:
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+
+
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_a_lock_that_is_sent_along_can_be_taken(is_taken: bool) -> None:
+    """Also if somebody has it in the process that it comes from."""
+    mine = Guarded()
+    if is_taken:
+        taker = threading.Thread(target=mine.lock.acquire)
+        taker.start()
+        taker.join()
+    name, codec, payload = encode_call(plain, (mine, mine.lock))
+    _, (there, lock), _ = decode_call(name, codec, payload, Registry().resolve)
+    assert there.lock is lock, "what was one lock is one lock"
+    assert lock.acquire(blocking=False)
+    there.changed.notify_all()  # it is this lock's
 
 
 def test_a_lambda_among_the_arguments_is_sent_too() -> None:

@@ -1,19 +1,21 @@
 """dill, for what plain pickle refuses: code that nobody can import, and values that hold such code.
 
-It takes more than that. A future of an executor it copies, locks and all, and the copy never hears of the result, or is locked
-for ever; so futures are kept out.
+It takes more than that. A future of an executor it copies, locks and all, and the copy never hears of the result; so futures are
+kept out. And of a lock that may be taken again it makes one that nobody ever can take: it is sent as a new one.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import threading
 from pickle import PicklingError
 from typing import Any
 
 from taskpool.wire.unpicklable import FUTURES_STAY, is_future
 
 _PROTOCOL = 5
+_RLOCK = type(threading.RLock())
 
 
 @functools.cache
@@ -25,6 +27,8 @@ def _pickler() -> Any:
             """Look at what dill takes to pieces, which is little of what it writes."""
             if is_future(obj):
                 raise PicklingError(f"it holds a {type(obj).__qualname__}, which {FUTURES_STAY}")
+            if type(obj) is _RLOCK:
+                parts = (threading.RLock, ())
             super().save_reduce(*parts, obj=obj, **more)
 
     return Pickler
