@@ -47,7 +47,7 @@ class Traffic:
 
     def new(self, saves: list[Save], wrong: list[int]) -> None:
         task_id, self.next_id = self.next_id, self.next_id + 1
-        queue, status = self.random.choice(self.queues), self.random.choice(list(MOVES[""].keys() - {RUNNING}))
+        queue, status = self.random.choice(self.queues), self.random.choice(sorted(MOVES[""].keys() - {RUNNING} - TERMINAL))
         payload = self.random.randbytes(self.random.choice((5, 1024, 1025, 20_000)))
         taken = self.random.choice(list(self.tasks)) if self.tasks and self.random.random() < 0.02 else None
         saves.append(insert(task_id, status, queue=queue, payload=payload, uid=taken))
@@ -108,8 +108,10 @@ def test_rows_are_what_the_scheduler_believes(tmp_path: Path, seed: int, queues:
             row = found[task_id]
             assert (row.status, row.version, row.attempt, row.queue) == (task.status, task.version, task.attempt, task.queue)
             assert len(reader.attempts(task_id)) == task.attempts
+            whole = reader.task(task_id)
+            assert (whole.finished_at is None) == (task.status not in TERMINAL), "the indexes of keys go by it"
             if task.status == SUCCEEDED:
-                assert reader.task(task_id).result == b"result"
+                assert whole.result == b"result"
             assert (reader.payloads([task_id])[task_id][4] or b"") == task.state
             if task.status == QUEUED:
                 waiting.setdefault(task.queue, []).append(task_id)

@@ -332,9 +332,7 @@ class Reading(ChildReading):
         """Return the waiting tasks with a key that failed before: they may keep it."""
         return [
             records.task_row(row)
-            for row in self._read(
-                f"SELECT {records.ROW} FROM task INDEXED BY task_key_held WHERE {waits.KEPT} AND status <> 'running'"
-            )
+            for row in self._read(f"SELECT {records.ROW} FROM task INDEXED BY task_key_kept WHERE {waits.KEPT}")
         ]
 
     def refill(
@@ -354,7 +352,8 @@ class Reading(ChildReading):
             )
         elif key is not None:
             found = self._read(
-                f"SELECT {records.ROW} FROM task WHERE status = 'queued' AND key = ? AND queue = ? "
+                f"SELECT {records.ROW} FROM task INDEXED BY task_key "
+                "WHERE status = 'queued' AND finished_at IS NULL AND key = ? AND queue = ? "
                 "AND (rank, scheduled_at, id) > (?, ?, ?) ORDER BY rank, scheduled_at, id LIMIT ?",
                 (key, queue, rank, at, task_id, n + 1),
             )
@@ -391,7 +390,7 @@ class Reading(ChildReading):
         for row in self._read(f"SELECT {records.ROW}, until {wanted} JOIN task ON task.id = had.task_id", (asked,)):
             holder = Holder(records.task_row(row), row[-1])
             found[holder.row.unique or ""] = holder
-        wanted = f"{WANTED} task ON task.unique_key = wanted.value AND {LIVE}"
+        wanted = f"{WANTED} task ON task.unique_key = wanted.value AND finished_at IS NULL"
         for row in self._read(f"SELECT {records.ROW} {wanted}", (asked,)):
             live = records.task_row(row)
             had = found.get(live.unique or "")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from taskpool.core.lifecycle import MOVES
+from taskpool.core.lifecycle import MOVES, TERMINAL
 from taskpool.errors import InvalidTask
 from taskpool.model import Filter
 from taskpool.store import children, records
@@ -41,7 +41,7 @@ def counts(db: sqlite3.Connection) -> dict[str, int]:
 def _scan(db: sqlite3.Connection, wanted: Filter, limit: int, before: int | None) -> Iterator[int]:
     """Walk down the ids that match, a page at a time; tags and error texts are looked at here."""
     step = SCAN if _looks_inside(wanted) else limit
-    sql, parameters = _page(wanted, by_status=_are_few(db, wanted.statuses))
+    sql, parameters = _page(wanted, by_status=not _goes_by_key(wanted) and _are_few(db, wanted.statuses))
     place = (1 << 63) - 1 if before is None else before
     while True:
         page = db.execute(sql, parameters | {"place": place, "step": step}).fetchall()
@@ -59,6 +59,11 @@ def _are_few(db: sqlite3.Connection, statuses: Sequence[str]) -> bool:
         return False
     known = counts(db)
     return sum(known.get(status, 0) for status in statuses) * FEW < sum(known.values())
+
+
+def _goes_by_key(wanted: Filter) -> bool:
+    """Whether one of the indexes of keys holds all that match: they have no tasks that have ended."""
+    return (wanted.key or wanted.unique) is not None and bool(wanted.statuses) and TERMINAL.isdisjoint(wanted.statuses)
 
 
 def check_status(status: str) -> None:
@@ -83,6 +88,8 @@ def _page(wanted: Filter, *, by_status: bool) -> tuple[str, dict[str, Any]]:
         return f"SELECT * FROM ({' UNION ALL '.join(parts)}) ORDER BY id DESC LIMIT :step", values
     if statuses:
         where += f" AND ({' OR '.join(statuses.values())})"
+    if _goes_by_key(wanted):
+        where += " AND finished_at IS NULL"  # as those indexes say it
     return f"SELECT id, options, error FROM task WHERE id < :place{where} ORDER BY id DESC LIMIT :step", values
 
 

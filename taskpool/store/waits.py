@@ -16,9 +16,8 @@ from taskpool.model import Queue, Task
 from taskpool.store import graphs, queue_rows, records
 from taskpool.store.wanted import WANTED
 
-KEPT: Final = (  # as the index says it
-    "key IS NOT NULL AND (status = 'running' OR status = 'retrying' OR (status = 'queued' AND charged > 0))"
-)
+# As the index says it: of the tasks with a key, those that wait and failed before.
+KEPT: Final = "key IS NOT NULL AND (status = 'retrying' OR (status = 'queued' AND charged > 0))"
 
 
 def with_rules(db: sqlite3.Connection, tasks: list[Task]) -> list[Task]:
@@ -72,9 +71,11 @@ def _key_holders(db: sqlite3.Connection, keys: Iterable[str]) -> dict[str, list[
     asked = msgspec.json.encode(list(keys)).decode()
     if asked == "[]":
         return {}
+    of_these = "key IN (SELECT value FROM json_each(?))"
+    running = f"SELECT {records.ROW} FROM task INDEXED BY task_running WHERE status = 'running' AND {of_these}"
+    kept = f"SELECT {records.ROW} {WANTED} task ON task.key = wanted.value AND {KEPT.replace('key IS', 'task.key IS')}"
     found: dict[str, list[waiting.KeyHolder]] = {}
-    wanted = f"{WANTED} task ON task.key = wanted.value AND {KEPT.replace('key IS', 'task.key IS')}"
-    for row in db.execute(f"SELECT {records.ROW} {wanted} ORDER BY task.id", (asked,)).fetchall():
+    for row in db.execute(f"{running} UNION ALL {kept} ORDER BY 1", (asked, asked)).fetchall():
         held = records.task_row(row)
         if held.status == "running" or is_firm(held):
             since = held.started_at if held.status == "running" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from itertools import chain
 from typing import Any, Final
@@ -172,11 +173,11 @@ class Writer:
         else:
             queues = self._queues_of(stage)
             for (before, after), ids in stage.changes.items():
-                for task_id in ids:
-                    _shift(deltas, queues[task_id], before, after, 1)
+                for queue, n in Counter(map(queues.__getitem__, ids)).items():
+                    _shift(deltas, queue, before, after, n)
                 if after in TERMINAL:
                     for task_id in ids:
-                        self._queue_of.pop(task_id, None)
+                        queues.pop(task_id, None)
         rows = [(n, queue, status, n) for (queue, status), n in deltas.items() if n]
         done = 0
         while len(rows) - done >= MANY_COUNTS:

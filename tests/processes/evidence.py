@@ -244,6 +244,7 @@ def check(place: str | os.PathLike[str], *, again_max: int | None = None, ended:
     _check_ledger(place, tasks)
     for task in tasks.values():
         _check_attempts(task, attempts[task.id])
+        assert (task.finished_at is not None) == task.status.is_terminal, task
         if ended:
             assert task.status.is_terminal, task
     _check_evidence(lines, tasks, attempts)
