@@ -107,6 +107,8 @@ class Attempts:
             self._table.ended(row)
             self._table.forget(row)
         elif row.status == PENDING and self._ending.began:
+            if row.key is not None:
+                self._table.lines.keys.note(row)
             self._table.forget(row)  # the next owner finds it in the store
         else:
             self._table.wait(row)

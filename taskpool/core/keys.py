@@ -134,7 +134,6 @@ class Keys:
         known = self._keys.get(row.key)
         if known is not None:
             known.running.discard(row.id)
-            self._forget(row.key, known)
 
     def note(self, row: TaskRow, *, due: bool = False) -> None:
         """A task with a key waits in another way than before, or no longer; due: as for `is_firm`."""
@@ -172,14 +171,15 @@ class Keys:
         known = self._keys.get(row.key)
         if known is None:
             known = self._keys[row.key] = _Key()
-        parked = self._parked(known, row.queue)
+        parked = known.parked.get(row.queue) or self._parked(known, row.queue)
         if row.id in known.firm:
             heapq.heappush(parked.firm, place)
         elif not parked.line.offer(place):
             self._beyond.append(place)
-        elif len(parked.line) > self._cap:
+        else:
             self._grown[row.key, row.queue] = parked.line
-        known.limit = max(known.limit, row.options.key_limit)
+        if row.options.key_limit > known.limit:
+            known.limit = row.options.key_limit
         if len(known.running) < known.limit:
             self._open_first(row.key, known, row.queue, parked)
 
@@ -189,8 +189,7 @@ class Keys:
         while heap:
             place, key = heap[0]
             known = self._keys.get(key)
-            parked = None if known is None else known.parked.get(queue)
-            if known is not None and parked is not None:
+            if known is not None and (parked := known.parked.get(queue)) is not None:
                 if self._first(known, parked) == place:
                     return place
                 self._settle(key, known, queue, parked)
@@ -243,10 +242,11 @@ class Keys:
     def _first(self, known: _Key, parked: _Parked) -> Place | None:
         """Return where the first stands that may start: of those that keep the key, or of the others."""
         line, firm = parked.line, parked.firm
-        while (other := line.first()) is not None and self._row(other) is None:
+        row = None
+        while (other := line.first()) is not None and (row := self._row(other)) is None:
             line.pop()
         if not firm:  # as mostly
-            return other if other is not None and known.admits(self._tasks[other[2]]) else None
+            return other if row is not None and known.admits(row) else None
         while firm and self._row(firm[0]) is None:
             heapq.heappop(firm)
         heads = [place for place in (*firm[:1], other) if place is not None]
