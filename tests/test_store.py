@@ -432,6 +432,20 @@ def test_an_older_epoch_writes_nothing_more(store: Store, path: Path) -> None:
     assert rows(path, "SELECT clean FROM meta") == [(0,)]
 
 
+def test_a_queue_whose_tasks_all_ran_when_the_owner_died_is_known_to_the_next(path: Path) -> None:
+    """The tally has no row for it: what runs is counted by its index."""
+    store = Store.open(path)
+    store.commit([insert(1), insert(2, queue="other"), start(2)])
+    store.close(clean=False)
+    store = Store.open(path)
+    assert [state.name for state in store.queues()] == ["default", "other"]
+    assert store.counts_by_queue() == store.recount() == {"default": {"queued": 1}, "other": {"running": 1}}
+    assert store.counts() == {"queued": 1, "running": 1}
+    store.commit([start(1), end(2)])
+    assert store.counts_by_queue() == store.recount() == {"default": {"running": 1}, "other": {"succeeded": 1}}
+    store.close()
+
+
 def test_a_full_disk_refuses_and_keeps(store: Store) -> None:
     put(store, 1, RUNNING)
     pages = store._db.execute("PRAGMA page_count").fetchone()[0]

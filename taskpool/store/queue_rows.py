@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
@@ -11,6 +12,8 @@ from taskpool.core.queues import has_rules
 from taskpool.core.rate import free_at
 from taskpool.model import Queue, QueueState, encode
 from taskpool.store import records
+
+_RUNNING: Final = "FROM task INDEXED BY task_running WHERE status = 'running'"
 
 
 def states(db: sqlite3.Connection) -> dict[str, QueueState]:
@@ -38,8 +41,23 @@ def rates_free_at(db: sqlite3.Connection, queues: Iterable[Queue]) -> dict[str, 
 
 
 def running(db: sqlite3.Connection) -> dict[str, int]:
-    """Return how many tasks of each queue run, of those that had any."""
-    return dict(db.execute("SELECT queue, n FROM tally WHERE status = 'running'"))
+    """Return how many tasks of each queue run, of those of which any does."""
+    return dict(db.execute(f"SELECT queue, COUNT(*) {_RUNNING} GROUP BY queue"))
+
+
+def counts(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
+    """Return the number of tasks by queue and status. What runs is little, and counted by its index: a start costs no tally."""
+    found: dict[str, dict[str, int]] = {}
+    for queue, status, n in db.execute(
+        f"SELECT queue, status, n FROM tally WHERE n > 0 UNION ALL SELECT queue, 'running', COUNT(*) {_RUNNING} GROUP BY queue"
+    ):
+        found.setdefault(queue, {})[status] = n
+    return found
+
+
+def names(db: sqlite3.Connection) -> set[str]:
+    """Return the queues that ever had a task."""
+    return {queue for (queue,) in db.execute(f"SELECT queue FROM tally UNION SELECT queue {_RUNNING}")}
 
 
 def write(db: sqlite3.Connection, queue: Queue, paused: bool) -> None:

@@ -147,10 +147,8 @@ class Reading(ChildReading):
 
     def counts_by_queue(self) -> dict[str, dict[str, int]]:
         """Return the number of tasks by queue and status."""
-        found: dict[str, dict[str, int]] = {}
-        for queue, status, n in self._read("SELECT queue, status, n FROM tally WHERE n > 0"):
-            found.setdefault(queue, {})[status] = n
-        return found
+        with in_words(self.path):
+            return queue_rows.counts(self._db)
 
     def recount(self) -> dict[str, dict[str, int]]:
         """Return what `counts_by_queue` should say, by looking at every row: for checks."""
@@ -229,8 +227,8 @@ class Reading(ChildReading):
         """Return the queues that were registered or paused, or ever had a task, by name."""
         with in_words(self.path):
             rows = queue_rows.states(self._db)
-        counts = self.counts_by_queue()
-        names = {*rows, *(queue for (queue,) in self._read("SELECT DISTINCT queue FROM tally"))}
+            counts = queue_rows.counts(self._db)
+            names = {*rows, *queue_rows.names(self._db)}
         states = {name: rows.get(name) or records.queue_state(name, None, {}) for name in names}
         return [msgspec.structs.replace(states[name], counts=counts.get(name, {})) for name in sorted(names)]
 

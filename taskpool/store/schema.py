@@ -10,7 +10,8 @@ start would touch them, in as many pages as there are keys (measured: 2.4 µs a 
 
     task        one row per task            payload     the payloads that do not fit a narrow row
     attempt     one row per ended attempt   checkpoint  the last state that a live task saved
-    tally       tasks per (queue, status)   progress    the last progress of a task
+    progress    the last progress of a task
+    tally       tasks per (queue, status), but for those that run: their index counts them, and a start writes no row here
     queue       one row per queue that was registered (config) or paused
     event       one row per turn that moved tasks: which, from where to where (see `eventlog`)
     step        a task that depends on others, or is part of a flow: how many of its parents live, how many ended otherwise than

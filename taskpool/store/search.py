@@ -35,7 +35,12 @@ def matching(db: sqlite3.Connection, wanted: Filter, limit: int, before: int | N
 
 def counts(db: sqlite3.Connection) -> dict[str, int]:
     """Return the number of tasks by status, without the statuses that no task has."""
-    return dict(db.execute("SELECT status, SUM(n) AS all_of FROM tally GROUP BY status HAVING all_of > 0"))
+    return dict(
+        db.execute(
+            "SELECT status, SUM(n) AS all_of FROM tally GROUP BY status HAVING all_of > 0 UNION ALL "
+            "SELECT status, COUNT(*) AS all_of FROM task INDEXED BY task_running WHERE status = 'running' GROUP BY status"
+        )
+    )
 
 
 def _scan(db: sqlite3.Connection, wanted: Filter, limit: int, before: int | None) -> Iterator[int]:

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from taskpool.core.commands import Advance, End, Forget, Insert, Keep, Occur, Plan, Save, Spent, Taken
 from taskpool.core.effects import Key
-from taskpool.core.lifecycle import TERMINAL
+from taskpool.core.lifecycle import RUNNING, TERMINAL
 from taskpool.core.unique import without
 from taskpool.errors import InternalError
 from taskpool.model import encode
-from taskpool.store import eventlog, stages
+from taskpool.store import eventlog, queue_rows, stages
 from taskpool.store.conditions import Refused
 from taskpool.store.graphs import GraphWriter
 from taskpool.store.stages import Grouping, Stage
@@ -42,7 +42,7 @@ class Writer:
         self.written: list[Stage] = []  # of the turn that is being written, for the log of transitions
         self.graphs = GraphWriter(db)
         # All queues that any task has: while there is one, nobody need ask whose queue a task is in.
-        self._queues = {queue for (queue,) in db.execute("SELECT queue FROM tally")}
+        self._queues = queue_rows.names(db)
         self._queue_of: dict[int, str] = {}  # of some tasks, while there are several queues: it never changes
         # Tasks that may have a row in checkpoint, so that ends of all others need not look.
         self._saved = {task_id for (task_id,) in db.execute("SELECT task_id FROM checkpoint")}
@@ -203,6 +203,8 @@ def _seem_alike(rows: list[tuple[Any, ...]]) -> bool:
 
 
 def _shift(deltas: dict[tuple[str, str], int], queue: str, before: str, after: str, n: int) -> None:
-    deltas[queue, after] = deltas.get((queue, after), 0) + n
-    if before:
+    """Note that so many tasks changed. What runs is not in the tally: its index counts it."""
+    if after != RUNNING:
+        deltas[queue, after] = deltas.get((queue, after), 0) + n
+    if before and before != RUNNING:
         deltas[queue, before] = deltas.get((queue, before), 0) - n
