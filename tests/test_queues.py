@@ -321,15 +321,17 @@ def test_what_may_start_is_counted_up_to_what_is_enough() -> None:
 
 def test_tasks_of_many_queues_are_counted_right(tmp_path: Path) -> None:
     """In one turn, over several turns, by an owner that has not seen them before, and when one write of a turn is refused."""
-    path, many = tmp_path / "x.db", 3 * MANY_COUNTS // 2
+    path, many = tmp_path / "x.db", 10 * MANY_COUNTS
     store = Store.open(path, durability="process")
     ids = range(1, many + 1)
-    store.commit([insert(n, queue=f"q{n % 100}") for n in ids])
+    store.commit([insert(n, queue=f'"q\\ü{n % 55}') for n in ids])
     store.commit([start(n) for n in ids])
     assert store.counts_by_queue() == store.recount()
     store.close()
     store = Store.open(path, durability="process")
-    assert store.commit([*(end(n) for n in ids), insert(many + 1, queue="new"), insert(many + 2, uid=1, queue="q1")]) == [many + 2]
+    assert store.commit([*(end(n) for n in ids), insert(many + 1, queue="new"), insert(many + 2, uid=1, queue='"q\\ü1')]) == [
+        many + 2
+    ]
     store.commit([move(1, "succeeded", "pending", version=3, charged=0, clear_error=True)])
     assert store.counts_by_queue() == store.recount()
     assert store.counts() == {"pending": 1, "queued": 1, "succeeded": many - 1}
