@@ -50,7 +50,7 @@ def test_what_a_starving_worker_was_sent_is_left_with_it(rig: Rig, hog: tuple[su
     os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))  # it runs when nobody else wants to
     numbers = rig.send(worker, *((bodies.double, x) for x in range(50)))
     for _ in range(5):
-        rig.engine.take_back(worker, 0, running_ns=2 * MS)
+        rig.engine.take_back(worker, 0, running_ns=50 * MS)
         before = linux.processor_ns(busy.pid)
         wait_until(lambda had=before: linux.processor_ns(busy.pid) > had + 4 * MS, "the other to have the processor")
     assert not given_back(rig, numbers[-1])
