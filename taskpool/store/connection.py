@@ -13,7 +13,7 @@ from taskpool.store.conditions import damaged, in_our_words
 
 DURABILITIES: Final = {"power": "FULL", "process": "NORMAL"}
 PATIENCE_S: Final = 3.0  # for a lock, by readers and while opening: held by a recovery, a guest, or another opening, all short
-SQLITE_MIN: Final = (3, 31, 0)  # VACUUM INTO, upserts, row values, JSON
+SQLITE_MIN: Final = (3, 33, 0)  # UPDATE … FROM, VACUUM INTO, upserts, row values, JSON
 
 # Read back by `pragmas`, and printed beside every figure that depends on them.
 SHOWN: Final = (
