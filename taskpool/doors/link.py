@@ -120,7 +120,10 @@ class Link:
             if not future.done():
                 condition.wait(held.WAIT_S if in_vain else timeout)
         if in_vain and not future.done():
-            held.check(self.welcome.store)
+            held.check(self.welcome.store)  # it may have ended meanwhile
+            with condition:
+                if not future.done():
+                    condition.wait()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until no future of this connection is open. Return whether that is so."""
@@ -176,6 +179,9 @@ class Link:
         try:
             self.outbox.post(make, note)
             answered = self._acquire(call.done, held.WAIT_S if in_vain else timeout)
+            if in_vain and not answered:
+                held.check(self.welcome.store)  # it may have ended meanwhile
+                answered = self._acquire(call.done)
         except BaseException:  # Ctrl-C
             self._calls.pop(number, None)
             raise

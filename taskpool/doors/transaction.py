@@ -142,7 +142,9 @@ def enqueue(*calls: Call, connection: sqlite3.Connection, **options: Unpack[Task
     recorder = Recorder(NOTHING_SAID.plus(options))
     inbox.lock(connection)
     place = Own(connection)
-    return place.put([recorder.spec_of(call) for call in calls])
+    tasks = place.put([recorder.spec_of(call) for call in calls])
+    held.note(place.locks, connection)
+    return tasks
 
 
 def try_execute_now(*tasks: Enqueued, timeout: float = KNOCK_TIMEOUT_S) -> bool:

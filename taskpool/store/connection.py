@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -79,6 +80,16 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA mmap_size = 0")
     connection.execute("PRAGMA trusted_schema = OFF")
     return connection
+
+
+def stays_locked(path: str, patience_s: float) -> bool:
+    """Return whether others hold a file's write lock, and go on to for so long. False where that cannot be seen."""
+    try:
+        with closing(sqlite3.connect(_uri(Path(path), "rw"), uri=True, timeout=patience_s, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+    return False
 
 
 def close_leaving_log(connection: sqlite3.Connection, path: Path) -> None:
