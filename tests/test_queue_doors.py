@@ -73,6 +73,34 @@ def test_a_paused_queue_waits_and_says_so(pool: Pool, tmp_path: Path) -> None:
     assert pool.explain(future.id).sentence == f"task {future.id} has ended succeeded"
 
 
+def test_a_queue_can_be_paused_before_its_first_task_comes(pool: Pool) -> None:
+    with pytest.raises(InvalidQueueName):
+        pool.pause("early", "late ")
+    assert "early" not in [state.name for state in pool.queues()], "all or none"
+    (early,) = [state for state in pool.pause("early") if state.name == "early"]
+    assert (early.paused, early.registered, early.counts) == (True, False, {})
+    future = pool.options(queue="early").submit(str, 1)
+    assert future.task().wait_reason == "paused"
+    assert pool.register_queue(Queue("early", concurrency=1)).paused
+    pool.resume("early")
+    assert future.result(20) == "1"
+
+
+def test_whoever_pauses_a_new_queue_sees_that_it_is_new(pool: Pool) -> None:
+    pool.register_queue(Queue("letters"))
+    paused = taskpool(pool.store, "pause", "leters")
+    words = "queue 'leters' is new: nobody has registered it, and it has had no task yet (did you mean 'letters'?)\n"
+    assert (paused.returncode, paused.stderr) == (0, words)
+    assert "leters" in paused.stdout
+    (document,) = json.loads(taskpool(pool.store, "pause", "leters", "--json").stdout)["items"]
+    assert (document["new"], document["paused"]) == (False, True), "it is known now"
+    documents = taskpool(pool.store, "pause", "xyzzy", "letters", "--json")
+    assert [(one["name"], one["new"]) for one in json.loads(documents.stdout)["items"]] == [("letters", False), ("xyzzy", True)]
+    assert documents.stderr == "queue 'xyzzy' is new: nobody has registered it, and it has had no task yet\n"
+    assert taskpool(pool.store, "pause", " bad").returncode == 2
+    pool.resume("leters", "letters", "xyzzy")
+
+
 def test_registering(pool: Pool) -> None:
     state = pool.register_queue(Queue("reg", concurrency=2, retry_delay=1.0))
     assert state.registered
@@ -82,8 +110,8 @@ def test_registering(pool: Pool) -> None:
     assert pool.register_queue(Queue("reg", concurrency=4), replace=True).config == Queue("reg", concurrency=4)
     with pytest.raises(InvalidQueueName):
         pool.queue(" reg")
-    with pytest.raises(QueueNotRegistered):
-        pool.pause("nowhere")
+    with pytest.raises(QueueNotRegistered, match="there is no queue 'nowhere'"):
+        pool.resume("nowhere")
     assert "reg" in [state.name for state in pool.queues()]
 
 
@@ -167,7 +195,7 @@ def test_the_verbs(tmp_path: Path) -> None:
         ]
         assert codes == ["paused", "queue limit", "worker"]
         assert "paused" in taskpool(pool.store, "show", str(second.id)).stdout
-        assert taskpool(pool.store, "pause", "nowhere").returncode == 3
+        assert taskpool(pool.store, "resume", "nowhere").returncode == 3
         assert taskpool(pool.store, "explain", "99").returncode == 3
         gate.touch()
         assert first.result(20) == "let go"

@@ -239,13 +239,20 @@ def test_rules_outlive_their_owner(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_queue_that_nobody_registered_can_be_paused_once_it_has_tasks(store: Store) -> None:
+def test_a_queue_that_nobody_registered_can_be_paused(store: Store) -> None:
+    """Before its first task, and after; what is not known cannot be resumed."""
     with pytest.raises(QueueNotRegistered):
-        store.pause_queues(["mail"], True)
+        store.pause_queues(["post"], False)
+    with pytest.raises(InvalidQueueName):
+        store.pause_queues(["post", ""], True)
+    assert store.queues() == []
+    assert store.pause_queues(["post"], True) == store.queue_rules() == [Queue("post", paused=True)]
+    assert [(state.name, state.registered, state.paused) for state in store.queues()] == [("post", False, True)]
+    store.pause_queues(["post"], False)
     store.commit([insert(1, queue="mail")], T0)
     assert store.pause_queues(["mail"], True) == [Queue("mail", paused=True)]
     assert store.register_queue(Queue("mail", concurrency=1)).paused
-    assert [queue.name for queue in store.pause_queues([], False)] == ["mail"]
+    assert [queue.name for queue in store.pause_queues([], False)] == ["mail", "post"]
     assert not store.queues()[0].paused
 
 

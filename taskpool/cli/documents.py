@@ -154,7 +154,7 @@ def task_doc(task: Task, *, nested: bool = False) -> TaskDoc:
     )
 
 
-def queue_doc(state: QueueState) -> QueueDoc:
+def queue_doc(state: QueueState, *, new: bool = False) -> QueueDoc:
     """Return a queue for programs."""
     config = state.config
     return QueueDoc(
@@ -169,6 +169,7 @@ def queue_doc(state: QueueState) -> QueueDoc:
         max_backlog=config.max_backlog,
         rate=config.rate,
         burst=config.burst,
+        new=new,
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +17,7 @@ from taskpool.cli.quantity import show_duration
 from taskpool.cli.session import Session
 from taskpool.cli.shapes import QueuesDoc
 from taskpool.cli.verb import verb
+from taskpool.core.queues import DEFAULT
 
 if TYPE_CHECKING:
     from taskpool.doors.client import Client
@@ -38,9 +40,16 @@ def command(session: Session) -> int:
 
 
 def change_pause(session: Session, names: Sequence[str], *, paused: bool) -> int:
-    """Pause queues or let them go on, and show those that were meant."""
+    """Pause queues or let them go on, and show those that were meant. Of one that this has made it is said that it is new."""
     with session.client() as client:
-        show_queues(session, _changed(client, names, paused=paused))
+        known = {state.name for state in client.queues()} if names and paused else set()
+        states = _changed(client, names, paused=paused)
+    new = {name for name in names if name not in known and name != DEFAULT} if paused else set()
+    show_queues(session, states, new)
+    for name in sorted(new):
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        session.note(f"queue {name!r} is new: nobody has registered it, and it has had no task yet{meant}")
     return Exit.OK
 
 
@@ -49,10 +58,10 @@ def _changed(client: Client, names: Sequence[str], *, paused: bool) -> list[Queu
     return [state for state in states if not names or state.name in names]
 
 
-def show_queues(session: Session, states: Iterable[QueueState]) -> None:
-    """Print queues as a table, or as a document."""
+def show_queues(session: Session, states: Iterable[QueueState], new: Collection[str] = ()) -> None:
+    """Print queues as a table, or as a document. new: those that were made now."""
     if session.json:
-        session.show(QueuesDoc([queue_doc(state) for state in states]))
+        session.show(QueuesDoc([queue_doc(state, new=state.name in new) for state in states]))
         return
     from rich.table import Table
 

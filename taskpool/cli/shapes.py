@@ -225,7 +225,7 @@ class PruneDoc(msgspec.Struct):
 
 
 class QueueDoc(msgspec.Struct):
-    """One queue; registered: its limits were said, else there are none. counts: tasks by status."""
+    """One queue; registered: its limits were said, else there are none. counts: tasks by status; new: `pause` has made it now."""
 
     name: str
     registered: bool
@@ -238,6 +238,7 @@ class QueueDoc(msgspec.Struct):
     max_backlog: int | None
     rate: float | None = None
     burst: int | None = None
+    new: bool = False
 
 
 class QueuesDoc(msgspec.Struct):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
-from taskpool.errors import InvalidTask, QueueConfigConflict, QueueFull
+from taskpool.errors import InvalidTask, QueueConfigConflict, QueueFull, QueueNotRegistered
 from taskpool.model import Queue, check_queue_name
 
 NUMBER_MAX: Final = 2**31 - 1
@@ -36,6 +37,16 @@ def check(queue: Queue) -> Queue:
     if rate is None and queue.burst is not None:
         raise InvalidTask("burst of a queue says how a rate begins, and there is none", hint="Queue(…, rate=10, burst=20)")
     return queue
+
+
+def check_pause(names: Iterable[str], known: Collection[str], *, paused: bool) -> None:
+    """Raise QueueNotRegistered for queues that are to go on and that nobody knows, InvalidQueueName for what none can be."""
+    for name in names:
+        if name in known or name == DEFAULT:
+            continue
+        if not paused:
+            raise QueueNotRegistered(f"there is no queue {name!r}", hint=f"there are {', '.join(known) or 'none yet'}")
+        check_queue_name(name)
 
 
 def has_rules(queue: Queue) -> bool:

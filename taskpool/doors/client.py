@@ -250,7 +250,8 @@ class Client(Executing, Retaining):
     def pause(self, *names: str) -> Sequence[QueueState]:
         """Start nothing more of these queues (none named: of all there are) until they are resumed; what runs goes on.
 
-        It is stored: a queue stays paused when the pool is stopped and opened again. Raises QueueNotRegistered.
+        It is stored: a queue stays paused when the pool is stopped and opened again. One that nobody has registered, and that has
+        had no task yet, waits so for its first. Raises InvalidQueueName.
         """
         return self._link.request(lambda seq: wire.PauseQueues(seq, list(names), True)).queues or ()
 

@@ -20,7 +20,7 @@ from taskpool.core import queues
 from taskpool.core.commands import Plan, Save
 from taskpool.core.effects import NONE, Key
 from taskpool.core.events import DueStep
-from taskpool.errors import BatchConflict, InvalidTask, QueueNotRegistered
+from taskpool.errors import BatchConflict, InvalidTask
 from taskpool.model import Progress, Queue, TaskError
 from taskpool.store import connection, eventlog, pruning, queue_rows, replies, schema, stages
 from taskpool.store.check import Check
@@ -333,12 +333,10 @@ class Store(Reading, InboxReading):
     def pause_queues(self, names: Sequence[str], paused: bool) -> list[Queue]:
         """Pause queues or let them go on (no names: all there are), and return their rules as they are now.
 
-        QueueNotRegistered, and nothing changed, if one was never registered and never had a task.
+        What nobody registered and never had a task can be paused before it has one; to resume it is QueueNotRegistered.
         """
         known = {state.name: state.config for state in self.queues()}
-        for name in names:
-            if name not in known and name != queues.DEFAULT:
-                raise QueueNotRegistered(f"there is no queue {name!r}", hint=f"there are {', '.join(known) or 'none yet'}")
+        queues.check_pause(names, known, paused=paused)
         wanted = list(dict.fromkeys(names)) or list(known)
         with self._transactions.one():
             queue_rows.pause(self._db, wanted, paused)
