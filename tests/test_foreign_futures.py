@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
-from taskpool import ArgTypeError, Flow, InvalidHandler, InvalidPayload, Pool, task
+from taskpool import ArgTypeError, Flow, InvalidHandler, InvalidPayload, Pool, marshal_payload, task
+from taskpool.doors.named import NamedPlan
+from taskpool.doors.options import NOTHING_SAID
+from taskpool.wire.arity import Arity, Slot
 from taskpool.wire.codec import CallEncoder, decode_call, encode_call, encode_result
 from taskpool.wire.description import describe
 
@@ -140,3 +143,40 @@ def test_nothing_is_stored(pool: Pool) -> None:
         with pytest.raises(InvalidPayload, match=WORDS):
             hand_in()
     assert len(pool.list()) == before + 1
+
+
+@foreign
+def test_a_call_by_name_names_its_argument_and_place(pool: Pool, make: Callable[[], Any]) -> None:
+    future, name = make(), "tests.test_foreign_futures:handled"
+    before = len(pool.list())
+    for hand_in, place in (
+        (lambda: pool.submit(name, future), ""),
+        (lambda: pool.submit(name, value={"a": [1, future]}), r" at \['a'\]\[1\]"),
+        (lambda: pool.submit_nowait(name, [future]), r" at \[0\]"),  # type: ignore[arg-type]
+        (lambda: pool.submit_many(name, [1, future]), ""),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InvalidPayload, match=rf"argument .* of .*handled cannot be written as JSON: a \w+{place}: it {WORDS}"):
+            hand_in()
+    with pytest.raises(InvalidPayload, match=rf"argument 'number 1' of .*: a set: it holds a \w+, which {WORDS}"):
+        pool.submit(name, {future})
+    plan = NamedPlan("handled", NOTHING_SAID, Arity("handled", (Slot("value", True, True, True),)))  # as of one that is registered
+    with pytest.raises(InvalidPayload, match=rf"argument 'value' of handled cannot be written as JSON: a \w+: it {WORDS}"):
+        plan.encode([future])
+    with pytest.raises(InvalidPayload, match=rf"the payload cannot be written as JSON: a \w+ at \['to'\]: it {WORDS}"):
+        marshal_payload({"to": future})
+    assert len(pool.list()) == before
+
+
+def test_one_of_the_pool_is_told_what_a_call_by_name_cannot(pool: Pool) -> None:
+    mine = pool.submit(anything, 1)
+    words = r"cannot be written as JSON: a TaskFuture at \[0\]: .*; submit the function, or wait for the result, and send that"
+    with pytest.raises(InvalidPayload, match=rf"argument .* of .*handled {words}"):
+        pool.submit("tests.test_foreign_futures:handled", [mine])
+
+
+def test_what_else_a_call_by_name_cannot_carry_is_named_by_its_place(pool: Pool) -> None:
+    with pytest.raises(
+        InvalidPayload,
+        match=r"argument .* of .*handled cannot be written as JSON: a object at \['a'\]: JSON has nothing for a object",
+    ):
+        pool.submit("tests.test_foreign_futures:handled", {"a": object()})

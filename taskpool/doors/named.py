@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
 
@@ -15,6 +15,7 @@ from taskpool.model import Codec
 from taskpool.wire.arity import Arity
 from taskpool.wire.limits import MIB, PAYLOAD_BYTES_MAX
 from taskpool.wire.messages import GetHandlers
+from taskpool.wire.unpicklable import FUTURES_STAY, culprit, is_future, is_reference
 
 if TYPE_CHECKING:
     from taskpool.doors.link import Link
@@ -59,7 +60,16 @@ class NamedPlan:
     def encode(self, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
         """Return (codec, payload). InvalidPayload, ArgCountError."""
         self.check_count(args, kwargs or {})
-        data = marshal_payload({"args": list(args), "kwargs": dict(kwargs or {}), "strict": True})
+        try:
+            data = marshal_payload({"args": list(args), "kwargs": dict(kwargs or {}), "strict": True})
+        except InvalidPayload as error:
+            names = [] if self._arity is None else [slot.name for slot in self._arity.slots if slot.positional]
+            parts = {names[i] if i < len(names) else f"number {i + 1}": value for i, value in enumerate(args)} | dict(kwargs or {})
+            for name, value in parts.items():
+                if found := culprit(value, _dump):
+                    words = f"argument {name!r} of {self.name} cannot be written as JSON: {found}"
+                    raise InvalidPayload(words) from error.__cause__
+            raise
         return int(Codec.JSON), data
 
 
@@ -94,7 +104,7 @@ def marshal_payload(payload: Any) -> bytes:
     try:
         data = msgspec.json.encode(payload)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidPayload(f"the payload cannot be written as JSON: {error}") from error
+        raise InvalidPayload(f"the payload cannot be written as JSON: {culprit(payload, _dump) or error}") from error
     if b"null" in data and (lost := _not_finite(payload)) is not None:  # msgspec writes it as null
         raise InvalidPayload(
             f"the payload cannot be written as JSON, which has no {lost}", hint="pass None, or submit the function"
@@ -105,6 +115,21 @@ def marshal_payload(payload: Any) -> bytes:
             hint="pass the path of a file",
         )
     return data
+
+
+def _dump(value: Any) -> bytes:
+    """Return a value as JSON; TypeError, which says of futures what becomes of them."""
+    return msgspec.json.encode(value, enc_hook=_refuse)
+
+
+def _refuse(value: Any) -> NoReturn:
+    name = type(value).__qualname__
+    if is_reference(value):
+        hint = "submit the function, or wait for the result, and send that"
+        raise TypeError(f"the result that a {name} stands for has no place in JSON; {hint}")
+    if is_future(value):
+        raise TypeError(f"it holds a {name}, which {FUTURES_STAY}")
+    raise TypeError(f"JSON has nothing for a {name}")
 
 
 def _not_finite(payload: Any) -> float | None:

@@ -1,4 +1,4 @@
-"""Finds the part of a value that cannot be pickled, so that an error can name it."""
+"""Finds the part of a value that cannot be pickled, or written as JSON, so that an error can name it."""
 
 from __future__ import annotations
 
@@ -50,6 +50,11 @@ def is_future(value: Any) -> bool:
     return not own and cls not in copyreg.dispatch_table
 
 
+def is_reference(value: Any) -> bool:
+    """Return whether a value stands for the result of a task, as our own futures and the steps of flows do."""
+    return bool(getattr(type(value), "_is_reference", False))
+
+
 def _words(error: Exception) -> str:
     try:
         return f"{error}"[:300]
@@ -58,7 +63,7 @@ def _words(error: Exception) -> str:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    if is_future(value):
+    if is_future(value) or is_reference(value):
         return
     if isinstance(value, dict):
         pairs = [(f"[{_key(key)}]", part) for key, part in list(value.items())[:PARTS_MAX]]
