@@ -44,11 +44,13 @@ def watched(directory: str) -> Iterator[tuple[str, int, int]]:
 def serve_again(arguments: Sequence[str], directory: str, log: Callable[[str], None]) -> int:
     """Run `taskpool ARGUMENTS` as a child, and anew after each change below a directory; return the exit code of the last.
 
-    SIGTERM and SIGINT are passed on, and end this after the child has ended.
+    SIGTERM and SIGINT are passed on, and end this after the child has ended. SIGUSR1 and SIGUSR2 are passed on.
     """
     reloading = Reloading([sys.executable, "-m", "taskpool", *arguments], directory, log)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, reloading.on_signal)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, reloading.pass_on)
     return reloading.run()
 
 
@@ -112,5 +114,9 @@ class Reloading:
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Pass a signal on, and start none anew."""
         self._ends = True
+        self.pass_on(number, frame)
+
+    def pass_on(self, number: int, frame: FrameType | None) -> None:
+        """Send a signal to the child, if it lives."""
         if self._child is not None and self._child.poll() is None:
             self._child.send_signal(number)

@@ -36,6 +36,7 @@ from taskpool.model import Stats
 from taskpool.store.store import Store
 from taskpool.supervisor import recovery
 from taskpool.supervisor.desk import Desk
+from taskpool.supervisor.dump import Dump
 from taskpool.supervisor.inbox import FALLBACK_S, Inbox
 from taskpool.supervisor.loop import CLOCK_LOOK_S, GIVE_UP_S, Loop
 from taskpool.supervisor.opening import OPEN_WAIT_S, open_store, patiently
@@ -76,7 +77,8 @@ def _warn(line: str) -> None:
 def serve(settings: Settings, prepare: Prepare, *, log: Callable[[str], None]) -> int:
     """Own the store in this process and take work from clients until SIGTERM, SIGINT or SIGHUP. Return the exit code.
 
-    The first signal stops taking work and waits `drain_grace_s`; the second ends at once. Raises TaskpoolError if it cannot start.
+    The first signal stops taking work and waits `drain_grace_s`; the second ends at once. SIGUSR1 has the state and all stacks
+    logged. Raises TaskpoolError if it cannot start.
     """
     settle_in()
     return Supervisor(settings, prepare, log=log).serve_all()
@@ -138,7 +140,10 @@ class Supervisor:
 
     def serve_all(self) -> int:
         """Serve whoever connects."""
+        dump = Dump(self._log)
+        dump.listen()
         self._assemble()
+        dump.watch(self._poller, self.stats)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
                 signal.signal(number, self._on_signal)
