@@ -158,10 +158,13 @@ def _starves(link: Link, place: tuple[int, int], running_ns: int) -> bool:
 
     The first look at a body that wants to run cannot tell, and leaves it alone; one that sleeps does not starve.
     """
-    found = linux.process(link.pid)
-    if found is None or found.state != "R":
+    try:
+        found = linux.process(link.pid)
+        if found is None or found.state != "R":
+            return False
+        had = linux.processor_ns(link.pid)
+    except OSError:  # it is gone, or a sandbox keeps the clocks of others to itself: then its silence alone counts
         return False
-    had = linux.processor_ns(link.pid)
     if link.starving is None or link.starving[0] != place:
         link.starving = (place, had)
         return True

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -80,4 +82,27 @@ def test_what_stands_behind_a_body_that_sleeps_is_taken_back_at_the_first_look(r
     wait_until(lambda: (found := linux.process(pid)) is not None and found.state == "S", "the body to sleep")
     rig.engine.take_back(worker, first, running_ns=1)
     assert given_back(rig, last) == [first]
+    rig.engine.kill(worker, first, "cancel")
+
+
+@pytest.mark.parametrize("source", ["process", "processor_ns"])
+def test_a_machine_that_does_not_tell_of_processors_takes_back_by_the_clock_alone(
+    rig: Rig, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(pid: int) -> NoReturn:
+        raise PermissionError(errno.EPERM, f"nobody may look at process {pid}")
+
+    worker = rig.ready(1)
+    first, last = rig.send(worker, (bodies.spin_in_c,), (bodies.double, 1))
+    rig.begun(worker, first)
+    pid = rig.engine.pids()[worker]
+    wait_until(lambda: (found := linux.process(pid)) is not None and found.state == "R", "the body to compute")
+    with monkeypatch.context() as patch:
+        patch.setattr(linux, source, refuse)
+
+        def look() -> list[int]:
+            rig.engine.take_back(worker, first, running_ns=1)
+            return given_back(rig, last)
+
+        assert rig.until(look) == [first]
     rig.engine.kill(worker, first, "cancel")
