@@ -188,6 +188,7 @@ def test_tags_and_errors_are_found_beyond_one_page(path: Path, monkeypatch: pyte
         (lambda store: store.refill(None, (0, T0, 5), 10), "task_delayed"),
         (lambda store: store.refill("default", (0, T0, 5), 10, "a key"), "task_key"),
         (lambda store: store.match(Filter(key="a key", statuses=("queued", "running"))), "task_key"),
+        (lambda store: store.ready(["queued"], T0, None, 1, key="a key"), "task_key (key=?)"),
         (lambda store: store.match(Filter(unique="one", statuses=("queued", "running"))), "task_unique"),
         (lambda store: store.unique_holders(["one"]), "task_unique"),
         (lambda store: store.kept_keys(), "task_key_kept"),

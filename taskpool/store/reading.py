@@ -16,6 +16,7 @@ import msgspec
 from taskpool.core import waiting
 from taskpool.core.events import Holder, ScheduleRow, TaskRow
 from taskpool.core.graph import HELD_AT
+from taskpool.core.lifecycle import TERMINAL
 from taskpool.errors import NotFound
 from taskpool.model import Attempt, Codec, Explanation, Filter, FlowState, Occurrence, Queue, QueueState, Schedule, Task
 from taskpool.store import graphs, queue_rows, records, replies, search, waits
@@ -120,6 +121,8 @@ class Reading(ChildReading):
         sign, order = ("<", "DESC") if descending else (">", "ASC")
         beyond = f"AND (scheduled_at, id) {sign} (:at, :id)" if after is not None else ""
         of_key = "AND key = :key" if key is not None else ""
+        if key is not None and TERMINAL.isdisjoint(statuses):
+            of_key += " AND finished_at IS NULL"  # as the index of keys says it
         ids = self._read(
             f"SELECT id FROM task WHERE ({there}) AND scheduled_at <= :as_of {of_key} {beyond} "
             f"ORDER BY scheduled_at {order}, id {order} LIMIT :limit",
