@@ -496,15 +496,16 @@ def test_all_that_can_be_called_can_be_sent(fn: Any, args: Any, result: Any) -> 
 
 
 class Guarded:
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
+    def __init__(self, lock: Any) -> None:
+        self.lock = lock
         self.changed = threading.Condition(self.lock)
 
 
+@pytest.mark.parametrize("make", [threading.RLock, threading.Lock])
 @pytest.mark.parametrize("is_taken", [False, True])
-def test_a_lock_that_is_sent_along_can_be_taken(is_taken: bool) -> None:
+def test_a_lock_that_is_sent_along_can_be_taken(is_taken: bool, make: typing.Callable[[], Any]) -> None:
     """Also if somebody has it in the process that it comes from."""
-    mine = Guarded()
+    mine = Guarded(make())
     if is_taken:
         taker = threading.Thread(target=mine.lock.acquire)
         taker.start()

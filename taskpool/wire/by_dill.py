@@ -1,7 +1,7 @@
 """dill, for what plain pickle refuses: code that nobody can import, and values that hold such code.
 
 It takes more than that. A future of an executor it copies, locks and all, and the copy never hears of the result; so futures are
-kept out. And of a lock that may be taken again it makes one that nobody ever can take: it is sent as a new one.
+kept out. And of a lock that is held, or may be taken again, it makes one that nobody ever can take: locks are sent as new ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from taskpool.wire.unpicklable import FUTURES_STAY, is_future
 
 _PROTOCOL = 5
-_RLOCK = type(threading.RLock())
+_LOCKS = {type(make()): make for make in (threading.Lock, threading.RLock)}
 
 
 @functools.cache
@@ -27,8 +27,8 @@ def _pickler() -> Any:
             """Look at what dill takes to pieces, which is little of what it writes."""
             if is_future(obj):
                 raise PicklingError(f"it holds a {type(obj).__qualname__}, which {FUTURES_STAY}")
-            if type(obj) is _RLOCK:
-                parts = (threading.RLock, ())
+            if (make := _LOCKS.get(type(obj))) is not None:
+                parts = (make, ())
             super().save_reduce(*parts, obj=obj, **more)
 
     return Pickler
