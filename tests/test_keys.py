@@ -8,6 +8,7 @@ from taskpool.core import commands as cmd
 from taskpool.core import events as ev
 from taskpool.core.lifecycle import QUEUED, RETRYING
 from taskpool.model import Options, Queue, RetryPolicy
+from taskpool.wire import jobs
 from tests.scheduler_rig import PLAIN, Rig, of, the
 
 RETRIED = Options(max_attempts=3, retry=RetryPolicy(initial_interval=10.0, maximum_attempts=3))
@@ -86,6 +87,23 @@ def test_the_line_passes_a_head_that_yields() -> None:
     rig.clock.advance(10.01)
     assert started(rig.turn()) == []
     assert started(rig.turn(rig.report(behind))) == [head]
+
+
+def test_a_head_that_failed_and_snoozed_keeps_its_key_from_when_it_is_due_though_it_stands_aside() -> None:
+    """Its worker is busy just then, and the row does not say yet that it is queued."""
+    rig = Rig(2, labels={"gpu": 1})
+    (head,) = rig.submit(1, msgspec.structs.replace(RETRIED, target="gpu"), key="k")
+    rig.turn(rig.failure(head))
+    rig.clock.advance(10.01)
+    assert started(rig.turn()) == [head]
+    rig.turn(rig.report(head, jobs.SNOOZED, snooze_s=10.0))
+    (other,) = rig.submit(1, msgspec.structs.replace(PLAIN, target="gpu"))
+    assert other in rig.jobs, "the worker is busy"
+    (behind,) = rig.submit(key="k", at=rig.wall + 10_000_000)
+    rig.clock.advance(10.01)
+    assert started(rig.turn()) == []
+    assert started(rig.turn(rig.report(other))) == [head]
+    assert started(rig.turn(rig.report(head))) == [behind]
 
 
 def test_a_head_that_was_to_be_tried_again_and_is_cancelled_frees_its_key() -> None:

@@ -101,7 +101,7 @@ class Dispatcher:
             if self._routes.diverts(row, box):
                 self._lines.favour(row.queue)  # it had its turn for nothing
                 if row.key is not None:
-                    self._lines.keys.note(row)  # which stays free for those behind it
+                    self._lines.keys.note(row, due=True)  # which stays free for those behind it, unless it failed before
                 continue
             if not ((row.options.deadline_at or row.options.expires_at) and self._ends(row, now)):
                 return row
