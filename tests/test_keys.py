@@ -133,6 +133,21 @@ def test_a_paused_queue_keeps_the_order_of_its_keys() -> None:
     assert started(rig.turn(rig.report(second))) == [third]
 
 
+def test_what_waits_in_a_paused_queue_costs_no_more_however_often_its_key_is_taken_elsewhere() -> None:
+    rig = Rig(1)
+    (first,) = rig.submit(key="k", queue="b")
+    (behind,) = rig.submit(key="k", queue="a")
+    (other,) = rig.submit(queue="b")
+    rig.turn(ev.QueueSet(Queue("a", paused=True)))
+    assert started(rig.turn(rig.report(first))) == [other]
+    rig.turn(rig.report(other))
+    for _ in range(20):
+        (task_id,) = rig.submit(key="k", queue="b")
+        rig.turn(rig.report(task_id))
+    assert rig.scheduler.lines.keys.open("a") == 1
+    assert started(rig.turn(ev.QueueSet(Queue("a")))) == [behind]
+
+
 def test_a_new_owner_lets_nobody_pass_who_waits_for_a_retry() -> None:
     rig = Rig(1)
     (behind,) = rig.submit(key="k", at=rig.wall + 1_000_000)

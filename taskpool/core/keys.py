@@ -31,13 +31,17 @@ def is_firm(row: TaskRow, *, due: bool = False) -> bool:
 
 
 class _Parked:
-    """Those of one key and queue that found it taken. firm: of these, those that keep it, which stand in nobody's way."""
+    """Those of one key and queue that found it taken. firm: of these, those that keep it, which stand in nobody's way.
 
-    __slots__ = ("firm", "line")
+    announced: the places that stand in the heap of those that may start; there each is once, however long its queue is paused.
+    """
+
+    __slots__ = ("announced", "firm", "line")
 
     def __init__(self, cap: int) -> None:
         self.line = Line(cap=cap)
         self.firm: list[Place] = []
+        self.announced: set[Place] = set()
 
     def is_over(self) -> bool:
         """Return whether nobody waits here, nor beyond what memory holds."""
@@ -192,6 +196,7 @@ class Keys:
             if known is not None and (parked := known.parked.get(queue)) is not None:
                 if self._first(known, parked) == place:
                     return place
+                parked.announced.discard(place)
                 self._settle(key, known, queue, parked)
             heapq.heappop(heap)  # of another moment; it was announced anew if it may start
         return None
@@ -201,6 +206,7 @@ class Keys:
         place, key = heapq.heappop(self._open[queue])
         known = self._keys[key]
         parked = known.parked[queue]
+        parked.announced.discard(place)
         parked.pop(place)
         self._settle(key, known, queue, parked)
         return self._tasks[place[2]]
@@ -234,7 +240,9 @@ class Keys:
     def _open_first(self, key: str, known: _Key, queue: str, parked: _Parked) -> None:
         place = self._first(known, parked)
         if place is not None:
-            heapq.heappush(self._open.setdefault(queue, []), (place, key))
+            if place not in parked.announced:
+                parked.announced.add(place)
+                heapq.heappush(self._open.setdefault(queue, []), (place, key))
             self._serve(queue)
         else:
             self._settle(key, known, queue, parked)
@@ -347,6 +355,9 @@ class Keys:
         for key, known in self._keys.items():
             assert known.running or known.firm or known.parked, f"key {key} is remembered for nobody"
             assert not any(parked.is_over() for parked in known.parked.values()), f"nobody is parked for key {key}"
+            for queue, parked in known.parked.items():
+                told = {place for place, of in self._open.get(queue, ()) if of == key}
+                assert parked.announced <= told, f"of key {key} {parked.announced - told} are thought to be announced"
         for row in self._tasks.values():
             known_as = self._keys.get(row.key or "")
             keeps = known_as is not None and row.id in known_as.firm
