@@ -182,7 +182,7 @@ ODD: list[Any] = ["5", None, 1.5, True, b"x", {}, float("nan"), 2**63, -(2**63) 
 def test_odd_arguments_of_our_verbs_are_told_to_the_caller(pool: Pool, place: Path, value: Any) -> None:
     """They never leave: what the supervisor cannot read ends a connection, and with its owner's the pool."""
     verbs = [pool.get, pool.future, pool.wait, pool.explain, pool.attempts]
-    if value is not None:
+    if value is not None and value != "5":  # a name that a queue may have
         verbs.append(pool.pause)
     for verb in verbs:
         with pytest.raises(TaskpoolError):
