@@ -15,7 +15,7 @@ from taskpool.core.events import Passed, Reported, Saved, TakenBack
 from taskpool.engines import linux, records
 from taskpool.engines.engine import Deliver, Wish
 from taskpool.engines.killer import Killer
-from taskpool.engines.link import Link
+from taskpool.engines.link import SHORT_NS, Link
 from taskpool.engines.listener import Listener
 from taskpool.engines.marks import Marks
 from taskpool.wire import barrier
@@ -78,6 +78,7 @@ class Intake:
             outputs[report.n] = self._listener.claim(link, report.task_id, report.output_end)
         del link.sent[report.n]
         link.done_n = report.n
+        link.last_ns = report.duration_ns
         link.cpu_us[0] += report.cpu_user_us
         link.cpu_us[1] += report.cpu_system_us
 
@@ -156,8 +157,11 @@ class Intake:
 def _starves(link: Link, place: tuple[int, int], running_ns: int) -> bool:
     """Return whether it wants to run and gets no processor: once it does, what it was sent may be done at once.
 
-    The first look at a body that wants to run cannot tell, and leaves it alone; one that sleeps does not starve.
+    Bodies longer than SHORT_NS are few and worth to be moved: another worker may get a processor before this one. The first look
+    at a body that wants to run cannot tell, and leaves it alone; one that sleeps does not starve.
     """
+    if link.last_ns >= SHORT_NS:
+        return False
     try:
         found = linux.process(link.pid)
         if found is None or found.state != "R":

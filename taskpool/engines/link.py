@@ -21,6 +21,7 @@ from taskpool.wire.page import CURRENT, LIMIT, NO_LIMIT, Page, RingReader
 from taskpool.worker.interrupt import INTERRUPT_SIGNAL, STACK_SIGNAL
 
 STACK_BYTES_MAX = 64 * 1024
+SHORT_NS = 100_000  # a body that takes less is moved to another worker at a higher price than it is worth
 OWN_FDS = 4  # descriptors that no worker gets: the supervisor looks into /proc, and reads files of large results
 FRAME_PAYLOAD_BYTES = 16 << 20  # jobs of one frame, beyond the first
 
@@ -50,6 +51,7 @@ class Link:
         self.limit_left = False  # the killer forbade what comes after a job that then ended by itself
         self.taken_above: int | None = None  # it is passing over jobs above that number, which were given back
         self.starving: tuple[tuple[int, int], int] | None = None  # where it stood at the first look, and its processor_ns then
+        self.last_ns = SHORT_NS  # how long its last body took
         self.rang = False
         self.progress_seq = 0
         self._fenced = fenced
