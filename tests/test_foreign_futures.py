@@ -57,7 +57,7 @@ def a_task_of_a_loop() -> Any:
 
 def of_python() -> Any:
     with closing(asyncio.new_event_loop()) as loop:
-        return asyncio.futures._PyFuture(loop=loop)  # type: ignore[attr-defined]
+        return asyncio.futures._PyFuture(loop=loop)  # type: ignore[attr-defined]  # it has no public name beside the one in C
 
 
 foreign = pytest.mark.parametrize("make", [executors, of_a_loop, a_task_of_a_loop, of_python])
@@ -95,21 +95,21 @@ def test_it_is_no_result(make: Callable[[], Any]) -> None:
             encode_result([make()], description)
 
 
-class Ticket(concurrent.futures.Future):  # type: ignore[type-arg]
+class Ticket(concurrent.futures.Future[Any]):
     """A future that knows how to travel."""
 
     def __reduce__(self) -> Any:
         return str, ("a ticket",)
 
 
-class Remote(concurrent.futures.Future):  # type: ignore[type-arg]
+class Remote(concurrent.futures.Future[Any]):
     """Another, by the state that it leaves behind."""
 
     def __getstate__(self) -> Any:
         return {"key": 7}
 
 
-class Listed(concurrent.futures.Future):  # type: ignore[type-arg]
+class Listed(concurrent.futures.Future[Any]):
     """Another, by what somebody has told pickle of it."""
 
 
@@ -147,13 +147,14 @@ def test_nothing_is_stored(pool: Pool) -> None:
 
 @foreign
 def test_a_call_by_name_names_its_argument_and_place(pool: Pool, make: Callable[[], Any]) -> None:
-    future, name = make(), "tests.test_foreign_futures:handled"
+    future = make()
+    name: Any = "tests.test_foreign_futures:handled"
     before = len(pool.list())
     for hand_in, place in (
         (lambda: pool.submit(name, future), ""),
         (lambda: pool.submit(name, value={"a": [1, future]}), r" at \['a'\]\[1\]"),
-        (lambda: pool.submit_nowait(name, [future]), r" at \[0\]"),  # type: ignore[arg-type]
-        (lambda: pool.submit_many(name, [1, future]), ""),  # type: ignore[arg-type]
+        (lambda: pool.submit_nowait(name, [future]), r" at \[0\]"),
+        (lambda: pool.submit_many(name, [1, future]), ""),
     ):
         with pytest.raises(InvalidPayload, match=rf"argument .* of .*handled cannot be written as JSON: a \w+{place}: it {WORDS}"):
             hand_in()

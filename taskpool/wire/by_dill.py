@@ -22,7 +22,7 @@ _LOCKS = {type(make()): make for make in (threading.Lock, threading.RLock)}
 def _pickler() -> Any:
     import dill
 
-    class Pickler(dill.Pickler):  # type: ignore[misc]
+    class Pickler(dill.Pickler):  # type: ignore[misc]  # dill has no types
         def save_reduce(self, *parts: Any, obj: Any = None, **more: Any) -> None:
             """Look at what dill takes to pieces, which is little of what it writes."""
             if is_future(obj):

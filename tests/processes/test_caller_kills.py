@@ -72,7 +72,7 @@ def test_kill_9_of_callers_and_supervisors(place: Path) -> None:
     running = [start_caller(place), start_caller(place)]
     have = 0
     while have < TASKS:
-        wait_until(lambda: succeeded(path) > have, f"more than {have} to succeed")  # noqa: B023
+        wait_until(lambda had=have: succeeded(path) > had, f"more than {have} to succeed")
         have = succeeded(path)
         time.sleep(random_.uniform(0.0, 0.4))
         if random_.random() < 0.3:

@@ -707,11 +707,11 @@ def whoever_asks_last_is_the_one_who_cancelled(patch: pytest.MonkeyPatch) -> Non
 @fault
 def how_a_step_fell_is_forgotten_by_its_end(patch: pytest.MonkeyPatch) -> None:
     def cancelled(original: Any, row: ev.TaskRow, closed: cmd.Closed, error: TaskError | None, now: Instant) -> cmd.End:
-        end = original(row, closed, error, now)
+        end: cmd.End = original(row, closed, error, now)
         assert end.extras is not None
         if end.extras.finish_reason == "upstream":
             end.extras.finish_reason = "user"
-        return end  # type: ignore[no-any-return]
+        return end
 
     _wrap(patch, settle, "_cancelled", cancelled)
 
